@@ -1,0 +1,1 @@
+"""The command line: one small module per command group. Commands parse, call one use case, print and exit."""

@@ -1,0 +1,1 @@
+"""Values and states: identifiers, credentials, keys, and the one table of steps. No I/O; imports nothing but errors."""

@@ -1,0 +1,144 @@
+"""The heart: what may happen to an enrollment is one table. Engine, progress, tests and documentation read it.
+
+An enrollment is a row in the journal with a state. A step takes it from one state to the next, touches what the table
+says, and its result is committed before anything else happens. Where a step cannot be repeated blindly, an *intent* is
+committed first: whoever finds a row in that intent's state knows that the step was begun, and takes it from there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class State(StrEnum):
+    """Where an enrollment stands."""
+
+    PREPARED = "prepared"
+    KEYED = "keyed"
+    SUBMITTING = "submitting"
+    ACCEPTED = "accepted"
+    ISSUED = "issued"
+    STORED = "stored"
+    ACTIVE = "active"
+    UNCERTAIN = "uncertain"
+    REJECTED = "rejected"
+    EXPIRED = "expired"
+    ABANDONED = "abandoned"
+    SUPERSEDED = "superseded"
+    RETIRED = "retired"
+
+
+class StepName(StrEnum):
+    """The acts that move an enrollment on."""
+
+    GENERATE = "generate"
+    SUBMIT = "submit"
+    SETTLE = "settle"
+    RETRIEVE = "retrieve"
+    STORE = "store"
+    ACTIVATE = "activate"
+
+
+class Method(StrEnum):
+    """Who carries the CSR to the service: varmenne by its API, or a person by the e-service's form."""
+
+    API = "api"
+    E_SERVICE = "e-service"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One line of the table.
+
+    Attributes:
+        name: the act.
+        source: the state that it starts from.
+        target: the state that it normally ends in.
+        others: the states that it may end in instead.
+        touches: what it reaches outside the journal (``token``, ``service``, ``vault``).
+        repeatable: whether it may be done again blindly after a crash.
+        intent: the state committed before it begins, for a step that is not repeatable.
+        doing: what it does, for progress: "key made in the token".
+    """
+
+    name: StepName
+    source: State
+    target: State
+    touches: tuple[str, ...]
+    doing: str
+    others: tuple[State, ...] = ()
+    repeatable: bool = True
+    intent: State | None = None
+
+
+STEPS: dict[State, Step] = {
+    step.source: step
+    for step in (
+        Step(
+            StepName.GENERATE,
+            State.PREPARED,
+            State.KEYED,
+            touches=("token",),
+            doing="Make the key in the token and read it back",
+        ),
+        Step(
+            StepName.SUBMIT,
+            State.KEYED,
+            State.ACCEPTED,
+            touches=("token", "service"),
+            doing="Sign the CSR in the token and send it with the one-time credentials",
+            others=(State.KEYED, State.REJECTED, State.UNCERTAIN, State.EXPIRED),
+            repeatable=False,
+            intent=State.SUBMITTING,
+        ),
+        Step(
+            StepName.SETTLE,
+            State.SUBMITTING,
+            State.UNCERTAIN,
+            touches=(),
+            doing="Find out what became of a request that was begun",
+            others=(State.ACCEPTED, State.REJECTED),
+        ),
+        Step(
+            StepName.SETTLE,
+            State.UNCERTAIN,
+            State.ACCEPTED,
+            touches=(),
+            doing="Read the stored answer again",
+            others=(State.UNCERTAIN, State.REJECTED),
+        ),
+        Step(
+            StepName.RETRIEVE,
+            State.ACCEPTED,
+            State.ISSUED,
+            touches=("service",),
+            doing="Fetch the certificate and verify it",
+            others=(State.ACCEPTED,),
+        ),
+        Step(
+            StepName.STORE,
+            State.ISSUED,
+            State.STORED,
+            touches=("token", "vault"),
+            doing="Put the certificate beside its key and into Vault",
+        ),
+        Step(
+            StepName.ACTIVATE,
+            State.STORED,
+            State.ACTIVE,
+            touches=(),
+            doing="Make it the current certificate",
+        ),
+    )
+}
+"""State → the step that leads on from it. States that are not here are ends, or wait for a person."""
+
+ENDED = frozenset({State.ACTIVE, State.REJECTED, State.EXPIRED, State.ABANDONED, State.SUPERSEDED, State.RETIRED})
+"""States in which nothing is left to do for this enrollment."""
+
+
+def allowed(source: State, target: State) -> bool:
+    """Tell whether the table lets a row go from ``source`` to ``target``."""
+    step = STEPS.get(source)
+    return step is not None and (target in {step.target, step.intent, *step.others})

@@ -1,0 +1,73 @@
+"""The service's interface as this package ships it: WSDL, message schema, names of operations and elements.
+
+The schema of XML Signature (W3C xmldsig-core) is not copied: it is read from the installed ``signxml``. Nothing here
+touches the network: a reference to anything else is refused.
+"""
+
+from __future__ import annotations
+
+import functools
+from enum import StrEnum
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lxml import etree
+
+NAMESPACE = "http://certificates.vero.fi/2017/10/certificateservices"
+DSIG = "http://www.w3.org/2000/09/xmldsig#"
+SOAP_ENVELOPE = "http://schemas.xmlsoap.org/soap/envelope/"
+
+WSDL_NAME = "CertificateServices.wsdl"
+XSD_NAME = "CertificateServices.xsd"
+DSIG_XSD_NAME = "xmldsig-core-schema.xsd"
+
+
+class Operation(StrEnum):
+    """The three operations; the value is the operation's name and its SOAPAction."""
+
+    SIGN_NEW = "signNewCertificate"
+    RENEW = "renewCertificate"
+    GET = "getCertificate"
+
+    @property
+    def request_element(self) -> str:
+        """Local name of the request message's element."""
+        return f"{self.value[0].upper()}{self.value[1:]}Request"
+
+    @property
+    def response_element(self) -> str:
+        """Local name of the response message's element."""
+        return f"{self.value[0].upper()}{self.value[1:]}Response"
+
+
+def document(name: str) -> bytes:
+    """Return the bytes of one of the interface's documents, named by its file name.
+
+    Raises:
+        KeyError: there is no such document.
+    """
+    if name in {WSDL_NAME, XSD_NAME}:
+        return files(__name__).joinpath(name).read_bytes()
+    if name == DSIG_XSD_NAME:
+        return files("signxml").joinpath("schemas", name).read_bytes()
+    raise KeyError(name)
+
+
+@functools.cache
+def message_schema() -> etree.XMLSchema:
+    """Return the compiled schema of all messages; shared, and safe to use from one thread at a time."""
+    from lxml import etree
+
+    class Local(etree.Resolver):  # type: ignore[misc]  # lxml ships no types
+        """Resolves the schema's import to the documents that we ship, and nothing else."""
+
+        def resolve(self, url: str, _public_id: str, context: object) -> object:
+            try:
+                return self.resolve_string(document(url.rpartition("/")[2]), context)
+            except KeyError:
+                return self.resolve_empty(context)
+
+    parser = etree.XMLParser(no_network=True, load_dtd=False, resolve_entities=False)
+    parser.resolvers.add(Local())
+    return etree.XMLSchema(etree.fromstring(document(XSD_NAME), parser, base_url=XSD_NAME))

@@ -1,0 +1,258 @@
+"""Settings: one TOML file, parsed once into frozen values. The reference in ``docs/`` is generated from these classes.
+
+Secrets are never settings: a setting names the *source* of a secret (a file, a descriptor, a systemd credential, an
+environment variable or a prompt). Unknown keys are refused by name. Relative paths are relative to the file's folder.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+
+from varmenne.domain.identifiers import Environment
+from varmenne.errors import ConfigError
+
+CONFIG_NAME = "varmenne.toml"
+
+Text = Annotated[str, msgspec.Meta(min_length=1)]
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
+SecretSource = Annotated[
+    str, msgspec.Meta(pattern=r"^(prompt|file:.+|fd:[0-9]+|credential:[A-Za-z0-9_.-]+|env:[A-Za-z_][A-Za-z0-9_]*)$")
+]
+Fingerprint = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
+
+
+class TokenSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The PKCS#11 token that keys are made in."""
+
+    module: Annotated[Text, msgspec.Meta(description="Path of the PKCS#11 module (a shared library).")]
+    label: Annotated[Text, msgspec.Meta(description="Label of the token. Slot numbers move, labels stay.")]
+    serial: Annotated[
+        str,
+        msgspec.Meta(description="Serial number the token must have. Serial numbers are not unique across all tokens."),
+    ] = ""
+    model: Annotated[str, msgspec.Meta(description="Model the token must have.")] = ""
+    anchor: Annotated[
+        Fingerprint | None,
+        msgspec.Meta(
+            description="SHA-256 of the SubjectPublicKeyInfo of a key that the token must hold. Without it, the newest "
+            "key that the journal knows in this token serves as the anchor."
+        ),
+    ] = None
+    pin: Annotated[
+        SecretSource,
+        msgspec.Meta(
+            description="Where the user PIN comes from: `prompt`, `file:PATH`, `fd:NUMBER`, `credential:NAME` (systemd) "
+            "or `env:NAME` (works, but other processes of the same user can read it: a warning is shown)."
+        ),
+    ] = "prompt"
+    init_parameters: Annotated[
+        str, msgspec.Meta(description="Text handed to C_Initialize as pReserved; only NSS softokn needs it.")
+    ] = ""
+    environment: Annotated[
+        dict[str, str],
+        msgspec.Meta(description="Environment variables for the module alone, such as SOFTHSM2_CONF."),
+    ] = {}
+    call_timeout_seconds: Annotated[
+        Seconds, msgspec.Meta(description="Longest time for one call into the module; then its process is ended.")
+    ] = 30.0
+    generate_timeout_seconds: Annotated[
+        Seconds, msgspec.Meta(description="Longest time for making one key; hardware can be slow.")
+    ] = 180.0
+
+
+class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The certificate service."""
+
+    endpoint: Annotated[
+        str,
+        msgspec.Meta(
+            description="URL of the service. Empty means the real endpoint of the environment; a bench has its own."
+        ),
+    ] = ""
+    ca_file: Annotated[
+        str,
+        msgspec.Meta(
+            description="PEM file of the CA that signed the endpoint's TLS certificate. Empty means the system's."
+        ),
+    ] = ""
+    connect_timeout_seconds: Annotated[Seconds, msgspec.Meta(description="Longest time for connecting.")] = 10.0
+    read_timeout_seconds: Annotated[
+        Seconds, msgspec.Meta(description="Longest silence while waiting for an answer.")
+    ] = 60.0
+    first_poll_seconds: Annotated[
+        Seconds, msgspec.Meta(description="Wait between sending and the first getCertificate.")
+    ] = 15.0
+    longest_poll_seconds: Annotated[
+        Seconds, msgspec.Meta(description="Longest wait between two calls of getCertificate.")
+    ] = 60.0
+    wait_limit_seconds: Annotated[
+        Annotated[float, msgspec.Meta(ge=0, le=86_400)],
+        msgspec.Meta(description="How long a command waits for the certificate before it leaves the rest to `resume`."),
+    ] = 600.0
+
+
+class TrustSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Whom to believe. The directory has one folder per environment, with `services`, `providers` and `chain` in it."""
+
+    directory: Annotated[
+        str, msgspec.Meta(description="Folder of the trust anchors. Empty means `trust` in the state folder.")
+    ] = ""
+
+
+class LoginSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How to log in to Vault."""
+
+    method: Annotated[
+        str, msgspec.Meta(pattern=r"^(token-file|approle)$", description="`token-file` or `approle`.")
+    ] = "token-file"
+    token_file: Annotated[
+        str,
+        msgspec.Meta(
+            description="File that holds a Vault token, such as the sink of a Vault Agent. Read again when it changes."
+        ),
+    ] = ""
+    role_id: Annotated[str, msgspec.Meta(description="AppRole role ID.")] = ""
+    secret_id: Annotated[
+        SecretSource | None,
+        msgspec.Meta(description="Where the AppRole secret ID comes from; the same forms as `token.pin`."),
+    ] = None
+    mount: Annotated[Text, msgspec.Meta(description="Mount of the AppRole auth method.")] = "approle"
+
+
+class VaultSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where certificates are published."""
+
+    address: Annotated[Text, msgspec.Meta(pattern=r"^https?://", description="URL of Vault or OpenBao.")]
+    ca_file: Annotated[
+        str, msgspec.Meta(description="PEM file of the CA of Vault's TLS certificate. Empty means the system's.")
+    ] = ""
+    namespace: Annotated[str, msgspec.Meta(description="Namespace, where the server has them.")] = ""
+    mount: Annotated[Text, msgspec.Meta(description="Mount of the KV version 2 secrets engine.")] = "secret"
+    prefix: Annotated[
+        Text,
+        msgspec.Meta(description="Path under the mount; records are at PREFIX/ENVIRONMENT/CUSTOMER/CHANNEL/current."),
+    ] = "varmenne"
+    login: LoginSettings = LoginSettings()
+    connect_timeout_seconds: Annotated[Seconds, msgspec.Meta(description="Longest time for connecting.")] = 5.0
+    read_timeout_seconds: Annotated[
+        Seconds, msgspec.Meta(description="Longest silence while waiting for an answer.")
+    ] = 15.0
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The whole file."""
+
+    environment: Annotated[
+        Environment, msgspec.Meta(description="`test` or `production`; a command's --environment must agree with it.")
+    ]
+    state_dir: Annotated[
+        Text, msgspec.Meta(description="Folder of the journal and the trust anchors; only its owner may enter it.")
+    ]
+    token: TokenSettings
+    vault: VaultSettings
+    service: ServiceSettings = ServiceSettings()
+    trust: TrustSettings = TrustSettings()
+
+    @property
+    def trust_dir(self) -> Path:
+        """The folder of the trust anchors of the settings' environment."""
+        return Path(self.trust.directory or Path(self.state_dir) / "trust") / self.environment.value
+
+
+PATHS: tuple[tuple[str, ...], ...] = (
+    ("state_dir",),
+    ("token", "module"),
+    ("service", "ca_file"),
+    ("trust", "directory"),
+    ("vault", "ca_file"),
+    ("vault", "login", "token_file"),
+)
+"""Settings that are paths, and so are resolved against the file's folder."""
+
+SECRET_SOURCES: tuple[tuple[str, ...], ...] = (("token", "pin"), ("vault", "login", "secret_id"))
+"""Settings that name a secret's source; the path in ``file:PATH`` is resolved likewise."""
+
+
+def find_config(explicit: str | None) -> Path:
+    """Return the settings file: the explicit one, ``./varmenne.toml``, the user's, or ``/etc/varmenne/varmenne.toml``.
+
+    Raises:
+        ConfigError: the file does not exist, or none was found.
+    """
+    if explicit:
+        path = Path(explicit)
+        if not path.is_file():
+            raise ConfigError(f"There is no settings file {path}", next_step="`varmenne init` writes one")
+        return path
+    home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    candidates = [Path(CONFIG_NAME), home / "varmenne" / CONFIG_NAME, Path("/etc/varmenne") / CONFIG_NAME]
+    for path in candidates:
+        if path.is_file():
+            return path
+    raise ConfigError(
+        "No settings file was found",
+        why="looked for " + ", ".join(map(str, candidates)),
+        next_step="`varmenne init` writes one; `--config FILE` or VARMENNE_CONFIG names another. "
+        "`varmenne demo` needs none",
+    )
+
+
+def load_settings(path: Path) -> Settings:
+    """Read and check a settings file.
+
+    Raises:
+        ConfigError: unreadable, not TOML, an unknown key (the nearest right one is named), a missing or wrong value.
+    """
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise ConfigError(f"The settings file {path} cannot be read", why=exc.strerror or str(exc)) from exc
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"The settings file {path} is not valid TOML", why=str(exc)) from exc
+    _refuse_unknown(document, Settings, (), path)
+    _resolve(document, path.resolve().parent)
+    try:
+        return msgspec.convert(document, Settings)
+    except msgspec.ValidationError as exc:
+        raise ConfigError(f"The settings file {path} has a wrong value", why=_in_toml_words(str(exc))) from exc
+
+
+def _refuse_unknown(table: dict[str, Any], struct: type[msgspec.Struct], where: tuple[str, ...], path: Path) -> None:
+    """Refuse the first key that the struct does not know, and suggest the nearest one that it does."""
+    fields = {field.name: field.type for field in msgspec.structs.fields(struct)}
+    for key, value in table.items():
+        if key not in fields:
+            near = difflib.get_close_matches(key, fields, n=1)
+            raise ConfigError(
+                f"Unknown setting {'.'.join((*where, key))!r} in {path}",
+                next_step=f"Did you mean {'.'.join((*where, near[0]))!r}?"
+                if near
+                else f"Known here: {', '.join(fields)}",
+            )
+        kind = fields[key]
+        if isinstance(value, dict) and isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+            _refuse_unknown(value, kind, (*where, key), path)
+
+
+def _resolve(document: dict[str, Any], base: Path) -> None:
+    """Make the file's relative paths absolute, so that they mean the same from every working directory."""
+    for keys, prefix in [(keys, "") for keys in PATHS] + [(keys, "file:") for keys in SECRET_SOURCES]:
+        table: Any = document
+        for key in keys[:-1]:
+            table = table.get(key) if isinstance(table, dict) else None
+        value = table.get(keys[-1]) if isinstance(table, dict) else None
+        if isinstance(value, str) and value.startswith(prefix) and value != prefix:
+            table[keys[-1]] = prefix + str(base / Path(value.removeprefix(prefix)).expanduser())
+
+
+def _in_toml_words(message: str) -> str:
+    """Turn msgspec's JSON path (``$.token.pin``) into the words of the file, and its types into TOML's."""
+    message = re.sub(r" - at `\$\.?([^`]*)`", lambda m: f" (at {m[1]})" if m[1] else "", message)
+    return message.replace("Object missing required field", "missing setting").replace("`", "'")
