@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import secrets
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -45,6 +47,11 @@ class TokenIdentity:
     manufacturer: str
     firmware: str
     library: str
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over all of it, hexadecimal: changes with the token, its firmware or its library."""
+        return hashlib.sha256(repr(dataclasses.astuple(self)).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

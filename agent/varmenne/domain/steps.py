@@ -138,7 +138,18 @@ ENDED = frozenset({State.ACTIVE, State.REJECTED, State.EXPIRED, State.ABANDONED,
 """States in which nothing is left to do for this enrollment."""
 
 
+BY_ORDER: dict[State, frozenset[State]] = {
+    State.KEYED: frozenset({State.ISSUED, State.ABANDONED}),
+    State.PREPARED: frozenset({State.ABANDONED}),
+    State.ACTIVE: frozenset({State.SUPERSEDED, State.RETIRED}),
+}
+"""Moves that no step makes by itself: a person brought the certificate, gave up, or put another in its place."""
+
+
 def allowed(source: State, target: State) -> bool:
-    """Tell whether the table lets a row go from ``source`` to ``target``."""
-    step = STEPS.get(source)
-    return step is not None and (target in {step.target, step.intent, *step.others})
+    """Tell whether a row may go from ``source`` to ``target``: by a step, from a step's intent, or by order."""
+    ends = set(BY_ORDER.get(source, ()))
+    for step in STEPS.values():
+        if source in {step.source, step.intent}:
+            ends |= {step.target, step.intent, *step.others} - ({step.intent} if source is step.intent else set())
+    return target in ends

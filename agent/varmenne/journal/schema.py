@@ -1,0 +1,130 @@
+"""The journal's tables (SQLAlchemy Core), the same on every database."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+SCHEMA_VERSION = 1
+
+
+class UtcTime(sa.types.TypeDecorator[datetime]):
+    """A moment in UTC. Naive times are refused: SQLite would drop an offset without converting."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Any) -> datetime | None:
+        """Convert to UTC."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a time without time zone cannot be stored")
+        utc = value.astimezone(UTC)
+        return utc.replace(tzinfo=None) if dialect.name == "sqlite" else utc
+
+    def process_result_value(self, value: datetime | None, dialect: Any) -> datetime | None:
+        """Say that it is UTC."""
+        return value.replace(tzinfo=UTC) if value is not None and dialect.name == "sqlite" else value
+
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(column_0_label)s",
+        "uq": "uq_%(table_name)s_%(column_0_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+meta = sa.Table(
+    "meta",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("value", sa.Text, nullable=False),
+)
+
+enrollment = sa.Table(
+    "enrollment",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("environment", sa.Text, nullable=False),
+    sa.Column("channel", sa.Text, nullable=False),
+    sa.Column("customer_id", sa.Text, nullable=False),
+    sa.Column("customer_name", sa.Text),
+    sa.Column("method", sa.Text, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("created_at", UtcTime, nullable=False),
+    sa.Column("updated_at", UtcTime, nullable=False),
+    sa.Column("due_at", UtcTime),
+    sa.Column("owner", sa.Text),
+    sa.Column("tries", sa.Integer, nullable=False),
+    sa.Column("generation", sa.Integer, nullable=False),
+    sa.Column("replaces", sa.Text),
+    sa.Column("transfer_hash", sa.Text),
+    sa.Column("valid_until", UtcTime),
+    sa.Column("key_id", sa.LargeBinary(16), nullable=False, unique=True),
+    sa.Column("key_label", sa.Text, nullable=False),
+    sa.Column("token", sa.Text, index=True, comment="hash of the identity of the token that holds the key"),
+    sa.Column("public_key", sa.LargeBinary),
+    sa.Column("custody", sa.JSON(none_as_null=True)),
+    sa.Column("csr", sa.Text),
+    sa.Column("sent_at", UtcTime),
+    sa.Column("retrieval_id", sa.Text),
+    sa.Column("certificate", sa.Text),
+    sa.Column("chain", sa.Text),
+    sa.Column("serial_number", sa.Text),
+    sa.Column("not_before", UtcTime),
+    sa.Column("not_after", UtcTime),
+    sa.Column("vault_path", sa.Text),
+    sa.Column("vault_version", sa.Integer),
+    sa.Column("problem", sa.JSON(none_as_null=True)),
+    sa.UniqueConstraint("environment", "transfer_hash", name="uq_enrollment_transfer"),
+    sa.Index("ix_enrollment_customer", "environment", "customer_id", "channel"),
+    sa.Index("ix_enrollment_state", "state", "id"),
+)
+sa.Index(
+    "ix_enrollment_due",
+    enrollment.c.due_at,
+    sqlite_where=enrollment.c.due_at.is_not(None),
+    postgresql_where=enrollment.c.due_at.is_not(None),
+)
+
+event = sa.Table(
+    "event",
+    metadata,
+    sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
+    sa.Column("enrollment_id", sa.Text, sa.ForeignKey("enrollment.id"), nullable=False, index=True),
+    sa.Column("at", UtcTime, nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("step", sa.Text, nullable=False),
+    sa.Column("source", sa.Text),
+    sa.Column("target", sa.Text, nullable=False),
+    sa.Column("detail", sa.JSON, nullable=False),
+)
+
+answer = sa.Table(
+    "answer",
+    metadata,
+    sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
+    sa.Column("enrollment_id", sa.Text, sa.ForeignKey("enrollment.id"), nullable=False, index=True),
+    sa.Column("operation", sa.Text, nullable=False),
+    sa.Column("at", UtcTime, nullable=False),
+    sa.Column("http_status", sa.Integer, nullable=False),
+    sa.Column("body", sa.LargeBinary, nullable=False, comment="zlib-compressed"),
+    sa.Column("verdict", sa.Text),
+)
+
+probe = sa.Table(
+    "probe",
+    metadata,
+    sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
+    sa.Column("token", sa.Text, nullable=False, index=True, comment="hash of the token's identity"),
+    sa.Column("at", UtcTime, nullable=False),
+    sa.Column("fit", sa.Boolean, nullable=False),
+    sa.Column("result", sa.JSON, nullable=False),
+)
