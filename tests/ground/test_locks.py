@@ -26,8 +26,8 @@ def _names(requirements: list[str]) -> set[str]:
 
 @pytest.mark.parametrize("name", LOCKS)
 def test_every_requirement_is_pinned_and_hashed(name: str) -> None:
-    """pip refuses a file with a single missing hash, but only on the machine where it matters."""
-    entries = [entry for entry in re.split(r"\n(?=[^\s#])", re.sub(r"(?m)^\s*#.*\n", "", _read(name))) if entry.strip()]
+    """A file with one missing hash is refused by pip, but only on the machine where it matters."""
+    entries = re.split(r"\n(?=\S)", re.sub(r"(?m)^\s*#.*\n", "", _read(name)).strip())
     bare = [entry for entry in entries if not re.search(r"^\S+==\S+.*--hash=sha256:[0-9a-f]{64}", entry, re.DOTALL)]
     assert bare == []
 
@@ -35,7 +35,9 @@ def test_every_requirement_is_pinned_and_hashed(name: str) -> None:
 @pytest.mark.parametrize("name", LOCKS)
 def test_no_index_and_no_path_in_a_lock(name: str) -> None:
     """Where packages come from is a matter of the user's pip settings."""
-    found = re.findall(r".*(?:://|--index|--extra-index|--find-links|--trusted-host| @ |/home/|/tmp/|/root/).*", _read(name))
+    found = re.findall(
+        r".*(?:://|--index|--extra-index|--find-links|--trusted-host| @ |/home/|/tmp/|/root/).*", _read(name)
+    )
     assert found == []
 
 
@@ -48,8 +50,8 @@ def test_tests_run_on_the_versions_that_users_run() -> None:
 def test_what_pyproject_asks_for_is_locked() -> None:
     """`scripts/lock` was run after the last change of pyproject.toml."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    groups = project["dependency-groups"]
-    run = _names(project["project"]["dependencies"] + project["project"]["optional-dependencies"]["demo"] + groups["build"])
+    groups, project = project["dependency-groups"], project["project"]
+    run = _names(project["dependencies"] + project["optional-dependencies"]["demo"] + groups["build"])
     test = run | _names(groups["test"] + groups["check"])
     locked_run, locked_test = ({name.lower() for name in _versions(lock)} for lock in LOCKS)
     assert (run - locked_run, test - locked_test) == (set(), set())
