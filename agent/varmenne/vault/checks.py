@@ -1,0 +1,190 @@
+"""What must be true before one-time credentials are spent, each asked of Vault itself and each with its next step.
+
+:data:`CHECKS` is the list, in the order in which one rests on another. A check returns what it found, or raises the
+error that the same cause would raise later, in the middle of the work.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from varmenne.errors import VaultDenied, VaultError, VaultUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from varmenne.vault.connection import Connection
+
+Outcome = Literal["ok", "warn", "fail"]
+
+SHORT_TTL_SECONDS = 300
+"""A token that cannot be renewed should live as long as waiting for one certificate may take, and that is minutes."""
+
+NEEDED = {"data": ("create", "read", "update"), "metadata": ("patch",)}
+"""KV version 2 path → rights that publishing uses. Those on metadata are wanted, but a record is sound without them."""
+
+DANGEROUS = {
+    "data": ("delete", "sudo"),
+    "metadata": ("delete", "sudo"),
+    "delete": ("update",),
+    "destroy": ("update",),
+    "undelete": ("update",),
+}
+"""KV version 2 path → rights that publishing never uses, and that could take away what was published."""
+
+DANGEROUS_ELSEWHERE = {
+    "sys/policies/acl/varmenne-agent": ("create", "update"),
+    "sys/mounts/varmenne": ("create", "update"),
+}
+"""Other paths at which an agent must not have these rights."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What one check found.
+
+    Attributes:
+        name: what was looked at.
+        outcome: ``ok``, ``warn`` (works, but should be changed) or ``fail``.
+        detail: what was found.
+        next_step: what to do about it; empty for ``ok``.
+    """
+
+    name: str
+    outcome: Outcome
+    detail: str
+    next_step: str = ""
+
+
+def reachable(connection: Connection, path: str) -> Check:  # noqa: ARG001 - all checks are called alike
+    """Ask for the seal status, which needs no login."""
+    status = connection.anonymous("asking whether it is sealed", lambda client: client.sys.read_seal_status())
+    try:
+        initialised, sealed, version = bool(status["initialized"]), bool(status["sealed"]), str(status["version"])
+    except (KeyError, TypeError):
+        raise VaultError(
+            f"What answers at {connection.settings.address} is not Vault", next_step="Check vault.address"
+        ) from None
+    if not initialised:
+        raise VaultUnavailable(
+            "Vault is not initialised", next_step="Ask its administrators; `bao operator init` does that once"
+        )
+    if sealed:
+        raise VaultUnavailable("Vault is sealed", next_step="Ask its administrators to unseal it")
+    return Check("reachable", "ok", f"{connection.settings.address} is unsealed, version {version}")
+
+
+def login(connection: Connection, path: str) -> Check:  # noqa: ARG001 - all checks are called alike
+    """Log in, and let the token look itself up: a real call, which also goes through Vault's audit log."""
+    data = _data(connection.call("looking up our own token", lambda client: client.auth.token.lookup_self()))
+    ttl, renewable = int(data.get("ttl") or 0), bool(data.get("renewable"))
+    policies = sorted({*(data.get("policies") or ()), *(data.get("identity_policies") or ())})
+    detail = f"by {connection.settings.login.method}, policies {', '.join(policies)}, " + (
+        f"{ttl} s to live" if ttl else "no end"
+    )
+    if "root" in policies:
+        return Check("login", "warn", detail, "Use a role with policies/agent.hcl, never a root token")
+    if ttl and not renewable and ttl < SHORT_TTL_SECONDS:
+        return Check("login", "warn", detail, "Give the role a longer token_ttl, or renewable tokens")
+    return Check("login", "ok", detail)
+
+
+def mount(connection: Connection, path: str) -> Check:  # noqa: ARG001 - all checks are called alike
+    """Make sure that the mount is a KV engine of version 2: version 1 would take our writes and keep no versions."""
+    name = connection.settings.mount
+    try:
+        answer = connection.call(
+            f"looking at the mount {name}",
+            lambda client: client.adapter.get(f"/v1/sys/internal/ui/mounts/{name}"),
+        )
+    except VaultDenied as exc:
+        raise VaultDenied(
+            f"Vault has no mount {name}, or none that our role may use",
+            why="Vault answers the same to both",
+            next_step="Check vault.mount and vault.namespace, and give the role the policy of policies/agent.hcl",
+            mount=name,
+        ) from exc
+    data = _data(answer)
+    kind, version = str(data.get("type")), str((data.get("options") or {}).get("version", "1"))
+    if kind not in {"kv", "generic"}:
+        raise VaultError(
+            f"The mount {name} is a {kind} engine", next_step="Set vault.mount to a KV version 2 mount", mount=name
+        )
+    if version != "2":
+        raise VaultError(
+            f"The mount {name} is a KV engine of version {version}",
+            why="it has no versions and no check-and-set, so concurrent writers would overwrite each other",
+            next_step="Make a KV version 2 mount and set vault.mount to it; do not convert one that others use",
+            mount=name,
+        )
+    return Check("mount", "ok", f"{name} is a KV engine of version 2")
+
+
+def rights(connection: Connection, path: str) -> Check:
+    """Ask Vault what our token may do at the record's own paths."""
+    name = connection.settings.mount
+    found = _capabilities(connection, {kind: f"{name}/{kind}/{path}" for kind in NEEDED})
+    lacking = {
+        kind: [right for right in wanted if not found[kind] & {right, "root"}] for kind, wanted in NEEDED.items()
+    }
+    if lacking["data"]:
+        raise VaultDenied(
+            f"Our Vault token may not {', '.join(lacking['data'])} at {name}/data/{path}",
+            why="its policies do not grant it",
+            next_step="Give the role the policy of policies/agent.hcl",
+            path=f"{name}/data/{path}",
+            lacking=lacking["data"],
+        )
+    if lacking["metadata"]:
+        return Check(
+            "rights",
+            "warn",
+            f"create, read and update at {name}/data/{path}, but no patch at its metadata: no custom metadata",
+            "Give the role the policy of policies/agent.hcl",
+        )
+    return Check("rights", "ok", f"create, read and update at {name}/data/{path}")
+
+
+def no_dangerous_rights(connection: Connection, path: str) -> Check:
+    """Ask whether our token could also destroy what was published, or give itself more rights."""
+    name = connection.settings.mount
+    table = {f"{name}/{kind}/{path}": wanted for kind, wanted in DANGEROUS.items()} | DANGEROUS_ELSEWHERE
+    found = _capabilities(connection, {where: where for where in table})
+    excess = [
+        f"{right} at {where}" for where, feared in table.items() for right in ("root", *feared) if right in found[where]
+    ]
+    if excess:
+        return Check(
+            "no dangerous rights",
+            "warn",
+            f"the token could {'; '.join(excess[:3])}" + (f" and {len(excess) - 3} more" if len(excess) > 3 else ""),
+            "Give the role the policy of policies/agent.hcl and no other",
+        )
+    return Check("no dangerous rights", "ok", "the token cannot delete or destroy records, nor change policies")
+
+
+CHECKS: tuple[tuple[str, Callable[[Connection, str], Check]], ...] = (
+    ("reachable", reachable),
+    ("login", login),
+    ("mount", mount),
+    ("rights", rights),
+    ("no dangerous rights", no_dangerous_rights),
+)
+"""Name → check, in the order in which they are made. After one that fails, the rest would say nothing."""
+
+
+def _capabilities(connection: Connection, paths: dict[str, str]) -> dict[str, set[str]]:
+    """Ask for our token's rights at several paths in one call; return them under the keys of ``paths``."""
+    answer = _data(
+        connection.call("asking for our rights", lambda client: client.sys.get_capabilities(paths=[*paths.values()]))
+    )
+    return {key: set(answer.get(path) or ()) for key, path in paths.items()}
+
+
+def _data(answer: Any) -> dict[str, Any]:
+    """Return the part ``data`` of an answer of Vault."""
+    data = answer.get("data") if isinstance(answer, dict) else None
+    if not isinstance(data, dict):
+        raise VaultError("What answers is not Vault", next_step="Check vault.address")
+    return data

@@ -1,0 +1,193 @@
+"""The record that is published: its fields, their names and how each is made. ``docs/vault-layout.md`` tells of them.
+
+Names are those of Vault's PKI API where it has one, so that templates written for it work. The certificate's own facts
+(serial number, validity, fingerprints) are read from the certificate, never passed in: they cannot disagree with it.
+This module formats; it does not verify signatures or trust, which is done before anything gets here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cache
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+from varmenne.domain.pkcs11_uri import attributes_of, refuse_pin
+from varmenne.errors import VerificationError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+
+    from cryptography import x509
+
+    from varmenne.domain.identifiers import Channel, CustomerId, EnrollmentId, Environment
+    from varmenne.domain.keys import CustodyProbe, KeyFacts, KeyId, TokenIdentity
+
+LAYOUT = 1
+"""Version of the layout. Fields may be added within a version; one that changes its meaning makes a new version."""
+
+OPERATION = "_operation"
+DIGEST = "_digest"
+"""Two fields that the store adds: the ID of the act that wrote the version, and a SHA-256 over all else in it."""
+
+INDEX_FIELDS = ("serial_number", "not_after", "fingerprint_sha256", "enrollment", "environment", "channel")
+"""Fields that are repeated as custom metadata, where whoever lists certificates finds them without reading records."""
+
+
+def build_record(
+    *,
+    certificate: str,
+    chain: Sequence[str],
+    key_ref: str,
+    key_id: KeyId,
+    token: TokenIdentity,
+    custody: Mapping[str, object],
+    enrollment: EnrollmentId,
+    generation: int,
+    environment: Environment,
+    customer: CustomerId,
+    channel: Channel,
+) -> dict[str, object]:
+    """Return the record of one verified certificate.
+
+    Args:
+        certificate: the certificate, PEM.
+        chain: its CA certificates, PEM, its issuer first; a root at the end may be there or not.
+        key_ref: PKCS#11 URI of the private key.
+        key_id: the key's ``CKA_ID``, shared by the certificate in the token.
+        token: the token that holds both.
+        custody: what :func:`custody_facts` returned.
+        enrollment: the enrollment that the certificate came by.
+        generation: 1 for the customer's first certificate on this channel, one more with each renewal.
+        environment: test or production.
+        customer: the customer ID, as the service knows it.
+        channel: what the certificate is for.
+
+    Raises:
+        InputError: the URI has a PIN attribute or cannot be read.
+        VerificationError: the certificates do not parse, are not in order, or the URI names another key.
+    """
+    refuse_pin(key_ref)
+    if attributes_of(key_ref).get("id", key_id) != key_id:
+        raise VerificationError("The PKCS#11 URI names another key than the certificate's", check="key reference")
+    leaf = _parsed(certificate)
+    issuers = _ordered(leaf, [_parsed(pem) for pem in chain])
+    return {
+        "layout": LAYOUT,
+        "certificate": _pem(leaf),
+        "issuing_ca": _pem(issuers[0]),
+        "ca_chain": "\n".join(map(_pem, issuers)),
+        "fullchain": "\n".join(map(_pem, [leaf, *(ca for ca in issuers if ca.subject != ca.issuer)])),
+        "serial_number": _serial_number(leaf),
+        "not_before": _iso(leaf.not_valid_before_utc),
+        "not_after": _iso(leaf.not_valid_after_utc),
+        "fingerprint_sha256": hashlib.sha256(_der(leaf)).hexdigest(),
+        "public_key_sha256": hashlib.sha256(_spki(leaf)).hexdigest(),
+        "key_ref": key_ref,
+        "key_id": key_id.hex(),
+        "token": {
+            "label": token.label,
+            "serial": token.serial,
+            "model": token.model,
+            "manufacturer": token.manufacturer,
+        },
+        "custody": dict(custody),
+        "enrollment": enrollment,
+        "generation": generation,
+        "environment": environment.value,
+        "customer_id": customer,
+        "channel": channel.value,
+    }
+
+
+def custody_facts(key: KeyFacts, probe: CustodyProbe | None) -> dict[str, object]:
+    """Return the part ``custody`` of a record: what the token said of the key, and what became of tries to take it.
+
+    ``probe`` is ``None`` where no tries were made, which the record then says by ``null``.
+    """
+    return {
+        "attributes": dict(sorted(key.attributes.items())),
+        "deviations": list(key.deviations),
+        "probe": None
+        if probe is None
+        else {
+            "at": _iso(probe.at),
+            "fit": probe.fit,
+            "tries": {result.name: result.outcome for result in probe.results},
+        },
+    }
+
+
+def index_strings(record: Mapping[str, object]) -> dict[str, str]:
+    """Return the custom metadata that belongs to a record: a few plain strings to find it by, nothing sensitive."""
+    return {name: str(record[name]) for name in INDEX_FIELDS} | {"generation": str(record["generation"])}
+
+
+@cache
+def record_schema() -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) of a record as it stands in Vault, shipped as ``record.schema.json``."""
+    text = resources.files("varmenne.vault").joinpath("record.schema.json").read_text(encoding="utf-8")
+    schema: dict[str, Any] = json.loads(text)
+    return schema
+
+
+def _parsed(pem: str) -> x509.Certificate:
+    """Parse one PEM certificate."""
+    from cryptography import x509
+
+    try:
+        return x509.load_pem_x509_certificate(pem.encode())
+    except ValueError as exc:
+        raise VerificationError("A certificate of the record is not PEM", check="certificate form") from exc
+
+
+def _ordered(leaf: x509.Certificate, chain: list[x509.Certificate]) -> list[x509.Certificate]:
+    """Return the chain if each certificate names the next as its issuer. Signatures were verified long before."""
+    below = leaf
+    for issuer in chain:
+        if below.issuer != issuer.subject:
+            raise VerificationError(
+                "The CA certificates of the record are not in order",
+                check="chain order",
+                why=f"{below.subject.rfc4514_string()!r} was not issued by {issuer.subject.rfc4514_string()!r}",
+            )
+        below = issuer
+    if not chain:
+        raise VerificationError("The record lacks the certificate's issuer", check="chain order")
+    return chain
+
+
+def _pem(certificate: x509.Certificate) -> str:
+    """Return PEM in its canonical form, without the last line break, which templates add where they want one."""
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    return certificate.public_bytes(Encoding.PEM).decode("ascii").strip()
+
+
+def _der(certificate: x509.Certificate) -> bytes:
+    """Return the certificate's DER bytes."""
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    return certificate.public_bytes(Encoding.DER)
+
+
+def _spki(certificate: x509.Certificate) -> bytes:
+    """Return the certificate's SubjectPublicKeyInfo, DER."""
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    return certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def _serial_number(certificate: x509.Certificate) -> str:
+    """Return the serial number as Vault's PKI writes it: bytes in lower-case hexadecimal, separated by colons."""
+    number = certificate.serial_number
+    return number.to_bytes(max(1, (number.bit_length() + 7) // 8)).hex(":")
+
+
+def _iso(moment: datetime) -> str:
+    """Return a moment in UTC as ISO 8601 to the second, with ``Z``; such texts sort as the moments do."""
+    from datetime import UTC
+
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

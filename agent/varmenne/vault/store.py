@@ -1,0 +1,355 @@
+"""The store of published certificates: one record per location, every write check-and-set, nothing overwritten blindly.
+
+How a write is decided, whatever happens on the way: the record carries the ID of the operation that publishes it and a
+digest over all that it says. A write is sent for exactly one next version. If its outcome is not known (time limit,
+lost connection, HTTP 500 after the commit, a change of leader), the same write is sent again: either it succeeds now,
+or Vault says that the version is taken, and then reading that version tells whether it was taken by us.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import warnings
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self
+
+from varmenne.errors import ConfigError, InputError, VaultConflict, VaultError
+from varmenne.vault import checks
+from varmenne.vault.checks import Check
+from varmenne.vault.connection import Connection, Patience
+from varmenne.vault.location import Location, checked_path
+from varmenne.vault.record import DIGEST, OPERATION
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from varmenne.clock import Clock
+    from varmenne.domain.identifiers import Channel, CustomerId, Environment
+    from varmenne.settings import VaultSettings
+
+log = logging.getLogger(__name__)
+
+MAX_RECORD_BYTES = 256 * 1024
+"""Largest record, as JSON. Vault's storage takes 1 MiB (and answers 500 to more); a real record is some 10 KiB."""
+
+MAX_METADATA_KEYS = 64
+MAX_METADATA_KEY_BYTES = 128
+MAX_METADATA_VALUE_BYTES = 512
+"""Vault's limits on custom metadata (its KV version 2 API documentation, "custom_metadata")."""
+
+
+class MetadataNotWritten(UserWarning):
+    """The record is published, but its custom metadata could not be set."""
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A version of a record as it stands in Vault.
+
+    Attributes:
+        version: its number.
+        data: its fields, with those that the store adds.
+        custom_metadata: the custom metadata of the path.
+    """
+
+    version: int
+    data: dict[str, Any]
+    custom_metadata: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def operation(self) -> str | None:
+        """The ID of the operation that wrote it, or ``None`` if it was not written by varmenne."""
+        value = self.data.get(OPERATION)
+        return value if isinstance(value, str) else None
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """What stands at a path: the latest version's number (0: none ever), and its content unless it was deleted."""
+
+    version: int
+    published: Published | None
+
+
+class CertificateStore:
+    """Certificate records in one KV version 2 mount. Owns its session with Vault; a context manager.
+
+    Opening costs nothing: the first call connects and logs in. A store is for one thread at a time.
+
+    Args:
+        settings: where Vault is and how to log in.
+        clock: the time of day, for renewing the token.
+        patience: how long to try again what may pass by itself.
+
+    Raises:
+        ConfigError: mount or prefix are no usable paths, or the login's settings are incomplete.
+    """
+
+    def __init__(self, settings: VaultSettings, *, clock: Clock, patience: Patience | None = None) -> None:
+        self._mount = checked_path(settings.mount, "vault.mount")
+        self._prefix = checked_path(settings.prefix, "vault.prefix")
+        self._connection = Connection(settings, clock, patience or Patience())
+        self._mount_checked = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the session. A token that we logged in for is revoked; one from a token file is left alone."""
+        self._connection.close()
+
+    def location(self, environment: Environment, customer: CustomerId, channel: Channel) -> Location:
+        """Return the location of a certificate under the prefix of the settings."""
+        return Location(prefix=self._prefix, environment=environment, customer=customer, channel=channel)
+
+    def check(self, location: Location) -> tuple[Check, ...]:
+        """Make the checks of :data:`varmenne.vault.checks.CHECKS` and return what they found, up to the first failure.
+
+        Nothing is changed in Vault but that a login happens. Never raises for what it finds.
+        """
+        found: list[Check] = []
+        for name, made in checks.CHECKS:
+            try:
+                found.append(made(self._connection, location.path))
+            except (VaultError, ConfigError, InputError) as exc:
+                found.append(Check(name, "fail", str(exc), exc.next_step))
+                break
+        return tuple(found)
+
+    def preflight(self, location: Location) -> None:
+        """Make the same checks, for the moment before one-time credentials are spent.
+
+        Raises:
+            VaultError: of the class and with the words of the first check that fails.
+            ConfigError: the settings cannot be used.
+            InputError: a secret's source gives nothing usable.
+        """
+        for _, made in checks.CHECKS:
+            made(self._connection, location.path)
+        self._mount_checked = True
+
+    def read(self, location: Location) -> Published | None:
+        """Return the latest version of a record; ``None`` if there is none, or the latest was deleted or destroyed.
+
+        Raises:
+            VaultError: Vault cannot be asked, see :meth:`Connection.call`.
+        """
+        return self._state(location.path).published
+
+    def publish(
+        self,
+        location: Location,
+        record: Mapping[str, object],
+        *,
+        operation: str,
+        custom_metadata: Mapping[str, str] | None = None,
+    ) -> int:
+        """Publish a record as the next version, exactly once per operation, and return the version's number.
+
+        Doing the same operation again, after a crash or a lost answer, writes nothing and returns the version that it
+        made. A version that was deleted or destroyed is followed by the next one.
+
+        Args:
+            location: where.
+            record: what :func:`varmenne.vault.record.build_record` returned; JSON values only.
+            operation: ID of this act of publishing; the same if it is repeated, and never used for another record.
+            custom_metadata: strings to find the record by; merged into those that are there.
+
+        Raises:
+            VaultConflict: somebody else wrote in between, the operation was used for another record, or a certificate
+                that begins later is already there. Nothing was overwritten; the facts tell ``version`` and, where
+                known, ``their_enrollment`` and ``their_operation``.
+            VaultUnavailable: Vault did not do it in time. With the fact ``executed`` it may have been done; the same
+                call later finds out.
+            VaultDenied: the login or the policy refuses.
+            VaultError: the record is too large, the mount is not KV version 2, or Vault refuses for another reason.
+            InputError: the custom metadata breaks Vault's limits, or the record is not JSON.
+
+        Warns:
+            MetadataNotWritten: the record is published, its custom metadata is not.
+        """
+        wanted = dict(custom_metadata or {})
+        _check_metadata(wanted)
+        data = _sealed(record, operation)
+        path = location.path
+        if not self._mount_checked:
+            checks.mount(self._connection, path)
+            self._mount_checked = True
+        state = self._state(path)
+        version = _already(state, data, path) or self._write(path, data, state.version)
+        present = state.published.custom_metadata if state.published else {}
+        if not wanted.items() <= present.items():
+            self._merge_metadata(path, wanted)
+        return version
+
+    def _state(self, path: str, version: int | None = None) -> _State:
+        """Read a version (by default the latest) of what stands at a path."""
+        from hvac.exceptions import InvalidPath
+
+        def read(client: Any) -> Any:
+            try:
+                return client.secrets.kv.v2.read_secret_version(
+                    path, version=version, mount_point=self._mount, raise_on_deleted_version=False
+                )
+            except InvalidPath as exc:
+                # An empty list of errors means: never written. Anything else is about the mount or the namespace.
+                if exc.errors != []:
+                    raise
+                return None
+
+        answer = self._connection.call(f"reading {self._mount}/data/{path}", read)
+        if answer is None:
+            return _State(0, None)
+        try:
+            metadata, data = answer["data"]["metadata"], answer["data"]["data"]
+            number = int(metadata["version"])
+            custom = {str(key): str(value) for key, value in (metadata.get("custom_metadata") or {}).items()}
+            return _State(number, None if data is None else Published(number, dict(data), custom))
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise _not_kv2(self._mount) from None
+
+    def _write(self, path: str, data: dict[str, object], latest: int) -> int:
+        """Write the version after ``latest``, or learn that an earlier try of ours has done it."""
+        version = latest + 1
+        try:
+            answer = self._connection.call(
+                f"writing {self._mount}/data/{path}",
+                lambda client: client.secrets.kv.v2.create_or_update_secret(
+                    path, data, cas=latest, mount_point=self._mount
+                ),
+            )
+        except VaultConflict as exc:
+            taken = self._state(path, version)
+            if taken.published is None or taken.published.data.get(DIGEST) != data[DIGEST]:
+                raise _conflict("The record was changed by somebody else in between", taken, version, path) from exc
+            log.info("An earlier try has written version %d of %s", version, path)
+            return version
+        try:
+            written = int(answer["data"]["version"])
+        except (KeyError, TypeError, ValueError):
+            raise _not_kv2(self._mount) from None
+        log.info("Published version %d of %s", written, path)
+        return written
+
+    def _merge_metadata(self, path: str, wanted: dict[str, str]) -> None:
+        """Set custom metadata by PATCH, which leaves all else as it is: hvac's own call resets the path's settings."""
+        from varmenne.vault.wire import MERGE_PATCH
+
+        try:
+            self._connection.call(
+                f"setting the custom metadata of {self._mount}/metadata/{path}",
+                lambda client: client.adapter.request(
+                    "patch",
+                    f"/v1/{self._mount}/metadata/{path}",
+                    json={"custom_metadata": wanted},
+                    headers={"Content-Type": MERGE_PATCH},
+                ),
+            )
+        except VaultError as exc:
+            warnings.warn(f"The record is published, but without: {exc}", MetadataNotWritten, stacklevel=3)
+
+
+def digest_of(data: Mapping[str, object]) -> str:
+    """Return the SHA-256, hexadecimal, over all fields but the digest itself, as canonical JSON in UTF-8.
+
+    Raises:
+        InputError: a value is none of JSON's.
+    """
+    fields = {name: value for name, value in data.items() if name != DIGEST}
+    return hashlib.sha256(_json(fields)).hexdigest()
+
+
+def _json(value: object) -> bytes:
+    """Return canonical JSON: sorted names, no blanks, UTF-8."""
+    try:
+        return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    except (TypeError, ValueError) as exc:
+        raise InputError("The record is not JSON", why=str(exc)) from exc
+
+
+def _sealed(record: Mapping[str, object], operation: str) -> dict[str, object]:
+    """Return the record with its operation and digest.
+
+    Raises:
+        VaultError: it is larger than :data:`MAX_RECORD_BYTES`.
+        InputError: it is not JSON, or there is no operation.
+    """
+    if not operation:
+        raise InputError("Publishing needs the ID of its operation")
+    data = {**record, OPERATION: operation}
+    data[DIGEST] = digest_of(data)
+    if (size := len(_json(data))) > MAX_RECORD_BYTES:
+        raise VaultError(
+            "The record is too large for Vault",
+            why=f"{size} bytes, at most {MAX_RECORD_BYTES} are sent",
+            next_step="Nothing was written. Look at the chain of certificates: it should be a few KiB",
+            size_bytes=size,
+        )
+    return data
+
+
+def _already(state: _State, data: Mapping[str, object], path: str) -> int | None:
+    """Return the latest version if it is this operation's own, ``None`` if a next one may be written.
+
+    Raises:
+        VaultConflict: the operation's version says something else, or a later certificate is there.
+    """
+    if state.published is None:
+        return None
+    theirs = state.published.data
+    if theirs.get(DIGEST) == data[DIGEST]:
+        return state.version
+    if theirs.get(OPERATION) == data[OPERATION]:
+        raise _conflict("This operation has already published another record", state, state.version, path)
+    begin, our_begin = theirs.get("not_before"), data.get("not_before")
+    if isinstance(begin, str) and isinstance(our_begin, str) and begin > our_begin:
+        # Both are ISO 8601 in UTC, so they sort as text. It happens when an old run is resumed after a newer one.
+        raise _conflict("A certificate that begins later is already published", state, state.version, path)
+    return None
+
+
+def _conflict(what: str, state: _State, version: int, path: str) -> VaultConflict:
+    """Make the error, with what is known of the version that stands in the way."""
+    theirs = state.published.data if state.published else {}
+    enrollment, operation = theirs.get("enrollment"), theirs.get(OPERATION)
+    return VaultConflict(
+        what,
+        why=f"version {version} of {path} is of enrollment {enrollment}" if enrollment else f"version {version}",
+        next_step="Nothing was overwritten. See what that version is; `varmenne resume` decides anew",
+        path=path,
+        version=version,
+        their_enrollment=enrollment,
+        their_operation=operation,
+    )
+
+
+def _not_kv2(mount: str) -> VaultError:
+    """Make the error for an answer that no KV version 2 engine gives."""
+    return VaultError(
+        f"The mount {mount} does not answer as a KV engine of version 2",
+        next_step="Check vault.mount and vault.address; `varmenne doctor` looks at both",
+        mount=mount,
+    )
+
+
+def _check_metadata(wanted: Mapping[str, str]) -> None:
+    """Refuse custom metadata that Vault would refuse after the record is written, or that is not plain text.
+
+    Raises:
+        InputError: too many, too long, empty, or not text.
+    """
+    for key, value in wanted.items():
+        if not isinstance(value, str) or not 1 <= len(value.encode()) <= MAX_METADATA_VALUE_BYTES:
+            raise InputError(
+                f"The custom metadata {key!r} is not usable",
+                why=f"a value is text of 1 to {MAX_METADATA_VALUE_BYTES} bytes",
+            )
+        if not 1 <= len(key.encode()) <= MAX_METADATA_KEY_BYTES:
+            raise InputError(f"A name of custom metadata has 1 to {MAX_METADATA_KEY_BYTES} bytes")
+    if len(wanted) > MAX_METADATA_KEYS:
+        raise InputError(f"There are more than {MAX_METADATA_KEYS} names of custom metadata")

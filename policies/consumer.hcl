@@ -1,0 +1,25 @@
+# A consumer: software that serves one customer's certificate on one channel. It reads that record, nothing else.
+#
+# Replace test, 1234567-8 and ws by the environment, the customer ID and the channel. Customer IDs that are not plain
+# (letters, digits, ".", "_", "-") have the form "id-" and 32 hexadecimal digits here; `varmenne show` tells the path.
+
+path "secret/data/varmenne/test/1234567-8/ws/current" {
+  capabilities = ["read"]
+}
+
+path "secret/metadata/varmenne/test/1234567-8/ws/current" {
+  capabilities = ["read"]
+}
+
+# Its own token, as Vault Agent and OpenBao Agent need.
+path "auth/token/lookup-self" {
+  capabilities = ["read"]
+}
+
+path "auth/token/renew-self" {
+  capabilities = ["update"]
+}
+
+path "auth/token/revoke-self" {
+  capabilities = ["update"]
+}
