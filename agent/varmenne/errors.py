@@ -21,7 +21,8 @@
     │   └── VaultConflict           somebody else wrote the record first
     ├── JournalError                durable state cannot be read or written            12
     ├── StateError                  the enrollment is not in a state that allows this  13
-    └── NotFinished                 all is safe, but waits: resume later               14
+    ├── NotFinished                 all is safe, but waits: resume later               14
+    └── ChecksFailed                `doctor` found something that does not work        15
 
 Families are grouped by who must act. Each error carries three sentences for people: what happened, why (where it is
 known) and what to do next; facts that programs need travel as ``facts``, and never include a PIN, a one-time password
@@ -192,6 +193,13 @@ class NotFinished(VarmenneError, Transient):
 
     exit_code = 14
     meaning = "not finished yet: everything is safe, `varmenne resume` goes on"
+
+
+class ChecksFailed(VarmenneError):
+    """A check-up found something that does not work."""
+
+    exit_code = 15
+    meaning = "`doctor` found something that does not work"
 
 
 def family(cls: type[VarmenneError] = VarmenneError) -> list[type[VarmenneError]]:

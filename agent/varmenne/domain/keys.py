@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import secrets
 from dataclasses import dataclass, field
@@ -50,8 +49,18 @@ class TokenIdentity:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over all of it, hexadecimal: changes with the token, its firmware or its library."""
-        return hashlib.sha256(repr(dataclasses.astuple(self)).encode()).hexdigest()
+        """SHA-256 over what names the token (label, serial, model, manufacturer), hexadecimal."""
+        return _digest(self.label, self.serial, self.model, self.manufacturer)
+
+    @property
+    def digest_with_versions(self) -> str:
+        """The same with the versions of its firmware and library: changes when either is updated."""
+        return _digest(self.digest, self.firmware, self.library)
+
+
+def _digest(*parts: str) -> str:
+    """Hash texts so that no two lists of them can be confused."""
+    return hashlib.sha256("".join(f"{len(part)}:{part}" for part in parts).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

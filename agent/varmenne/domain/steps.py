@@ -151,5 +151,7 @@ def allowed(source: State, target: State) -> bool:
     ends = set(BY_ORDER.get(source, ()))
     for step in STEPS.values():
         if source in {step.source, step.intent}:
-            ends |= {step.target, step.intent, *step.others} - ({step.intent} if source is step.intent else set())
+            ends |= {step.target, *step.others}
+        if source is step.source and step.intent is not None:
+            ends.add(step.intent)
     return target in ends

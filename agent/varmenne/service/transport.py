@@ -6,6 +6,7 @@ the bytes that were handed to its socket, so the answer is known and not guessed
 
 from __future__ import annotations
 
+import http.client
 import ssl
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,16 @@ class RawAnswer:
     body: bytes
     date: str = ""
     retry_after: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Greeting:
+    """What a TLS handshake and an empty request tell of an endpoint."""
+
+    tls_version: str
+    subject: str
+    not_after: str
+    date: str
 
 
 @dataclass(slots=True)
@@ -93,26 +104,33 @@ class Endpoint:
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as exc:
             raise self._translated(exc) from exc
 
-    def greet(self) -> ssl.SSLObject | ssl.SSLSocket | None:
-        """Connect and shake hands without sending a request (for ``doctor``).
+    def greet(self) -> Greeting:
+        """Shake hands and ask for the page itself, without an operation (for ``doctor``): nothing is spent.
 
         Raises:
             ServiceUnreachable: connecting or the TLS handshake failed.
+            OutcomeUncertain: the connection was cut after the handshake.
         """
-        parsed = urllib3.util.parse_url(self.url)
-        connection = HTTPSConnection(
-            parsed.host or "",
-            parsed.port or 443,
-            ssl_context=_tls_context(self.settings.ca_file),
+        address = urllib3.util.parse_url(self.url)
+        self._sent.reset()
+        connection = http.client.HTTPSConnection(
+            address.host or "",
+            address.port,
             timeout=self.settings.connect_timeout_seconds,
+            context=_tls_context(self.settings.ca_file),
         )
         try:
             connection.connect()
-        except (urllib3.exceptions.HTTPError, OSError) as exc:
+            certificate: Any = connection.sock.getpeercert()
+            version: Any = connection.sock.version()
+            connection.request("GET", address.request_uri, headers={"User-Agent": f"varmenne/{__version__}"})
+            date = connection.getresponse().getheader("Date", "")
+        except (http.client.HTTPException, OSError) as exc:
             raise self._translated(exc) from exc
         finally:
             connection.close()
-        return None
+        subject = ", ".join(value for part in certificate["subject"] for _name, value in part)
+        return Greeting(version, subject, certificate["notAfter"], date)
 
     def _new_session(self) -> requests.Session:
         """Make a session that takes nothing from the environment: no proxy, no netrc, no CA bundle of other tools."""

@@ -1,0 +1,150 @@
+"""What all commands share: the options that work before and after a command's name, and how things are printed.
+
+Data goes to standard output, words to standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from varmenne.enrollment.parts import Parts
+    from varmenne.errors import VarmenneError
+    from varmenne.settings import Settings
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+EXAMPLE = "\b\n"
+"""Begins a paragraph of help that click must not wrap."""
+
+
+@dataclass(slots=True)
+class App:
+    """What the common options say, and the ways to print."""
+
+    config: str | None = None
+    json: bool = False
+    verbosity: int = 0
+    color: bool | None = None
+    _warned: set[str] = field(default_factory=set)
+
+    def settings(self, environment: str | None = None, endpoint: str | None = None) -> Settings:
+        """Load the settings; an environment or endpoint given to a command is put in, if it fits.
+
+        Raises:
+            ConfigError: the settings cannot be used.
+            InputError: the environment is not the settings' own.
+        """
+        import msgspec
+
+        from varmenne.errors import InputError
+        from varmenne.settings import find_config, load_settings
+
+        path = find_config(self.config)
+        settings = load_settings(path)
+        if environment is not None and environment != settings.environment:
+            raise InputError(
+                f"{path} is for the {settings.environment} environment, not for {environment}",
+                why="test and production are kept apart: trust, journal and Vault paths never mix",
+                next_step="Use a settings file of its own for each, and name it with --config",
+            )
+        if endpoint:
+            settings = msgspec.structs.replace(
+                settings, service=msgspec.structs.replace(settings.service, endpoint=endpoint)
+            )
+        return settings
+
+    def parts(self, settings: Settings, *, retry_pin: bool = False) -> Parts:
+        """Return the parts that use cases work with; use as a context manager."""
+        from varmenne.enrollment.parts import Parts
+
+        return Parts(settings, retry_pin=retry_pin)
+
+    def emit(self, data: object, text: str) -> None:
+        """Print the result on standard output: as one JSON document with --json, else as text."""
+        click.echo(json.dumps(data, ensure_ascii=False, indent=2) if self.json else text, color=self.color)
+
+    def say(self, text: str = "", *, newline: bool = True) -> None:
+        """Print words on standard error."""
+        click.echo(text, err=True, nl=newline, color=self.color)
+
+    def warn(self, sentence: str) -> None:
+        """Print a warning on standard error, each only once."""
+        if sentence not in self._warned:
+            self._warned.add(sentence)
+            self.say(f"{click.style('Warning:', fg='yellow')} {sentence}")
+
+    def fail(self, error: VarmenneError) -> None:
+        """Print an error for people on standard error and, with --json, for programs on standard output."""
+        if self.verbosity >= 2:
+            import traceback
+
+            self.say("".join(traceback.format_exception(error)))
+        if self.json:
+            shown = {"kind": type(error).__name__, "what": error.what, "why": error.why, "next_step": error.next_step}
+            click.echo(json.dumps({"ok": False, "exit_code": error.exit_code, "error": shown}, ensure_ascii=False))
+        self.say(f"{click.style('Error:', fg='red')} {error.what}.")
+        for name, sentence in (("Why", error.why), ("Next", error.next_step)):
+            if sentence:
+                self.say(f"  {name + ':':<6}{sentence}{'' if sentence.endswith(('.', '?', '!')) else '.'}")
+
+
+def _store(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
+    """Make a callback that keeps an option's value in the app, unless it was not given here."""
+
+    def callback(ctx: click.Context, _param: click.Parameter, value: Any) -> None:
+        if value:
+            setattr(ctx.ensure_object(App), name, value)
+
+    return callback
+
+
+def _verbose(ctx: click.Context, _param: click.Parameter, value: int) -> None:
+    """Raise this package's loggers only: other libraries would log what they are given."""
+    if not value:
+        return
+    import logging
+
+    ctx.ensure_object(App).verbosity = value
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
+    logger = logging.getLogger("varmenne")
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO if value == 1 else logging.DEBUG)
+
+
+def _no_color(ctx: click.Context, _param: click.Parameter, value: bool) -> None:  # noqa: FBT001 - click's signature
+    """Print without colours; NO_COLOR (no-color.org) does the same."""
+    import os
+
+    if value or os.environ.get("NO_COLOR"):
+        ctx.ensure_object(App).color = False
+
+
+def common_options(command: F) -> F:
+    """Add the options that every command takes. Given before a command's name or after it, they mean the same."""
+    for option in (
+        click.option("--no-color", is_flag=True, expose_value=False, callback=_no_color, help="Print without colours."),
+        click.option(
+            "-v", "--verbose", count=True, expose_value=False, callback=_verbose, help="Tell more; -vv for defects."
+        ),
+        click.option(
+            "--json", is_flag=True, expose_value=False, callback=_store("json"), help="Print the result as JSON."
+        ),
+        click.option(
+            "--config",
+            metavar="FILE",
+            envvar="VARMENNE_CONFIG",
+            expose_value=False,
+            callback=_store("config"),
+            help="Settings file; otherwise VARMENNE_CONFIG, ./varmenne.toml, the user's, or /etc/varmenne.",
+        ),
+    ):
+        command = option(command)
+    return command

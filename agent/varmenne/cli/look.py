@@ -1,0 +1,156 @@
+"""``list``, ``show`` and ``history``: look at enrollments."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import click
+
+from varmenne.cli.common import EXAMPLE, App, common_options
+from varmenne.domain.identifiers import enrollment_id
+from varmenne.domain.steps import STEPS, State
+
+if TYPE_CHECKING:
+    from varmenne.domain.enrollment import Enrollment
+
+PAGE = 500
+
+
+def _time(moment: datetime | None) -> str | None:
+    """Write a moment as ISO 8601 in UTC, to the second."""
+    return None if moment is None else f"{moment:%Y-%m-%dT%H:%M:%SZ}"
+
+
+def summary(row: Enrollment) -> dict[str, object]:
+    """Return one line's worth of an enrollment, for programs."""
+    return {
+        "id": row.id,
+        "state": row.state.value,
+        "environment": row.environment.value,
+        "customer_id": row.customer_id,
+        "customer_name": row.customer_name,
+        "channel": row.channel.value,
+        "not_after": _time(row.not_after),
+        "updated_at": _time(row.updated_at),
+    }
+
+
+def details(row: Enrollment) -> tuple[dict[str, object], str]:
+    """Return all that is known of an enrollment, for programs and for people."""
+    from varmenne.enrollment import facts
+
+    data: dict[str, object] = {
+        **summary(row),
+        "method": row.method.value,
+        "generation": row.generation,
+        "replaces": row.replaces,
+        "created_at": _time(row.created_at),
+        "credentials_valid_until": _time(row.valid_until),
+        "key_id": row.key_id.hex(),
+        "key_label": row.key_label,
+        "pkcs11_uri": None if row.custody is None else facts.key_uri(row),
+        "public_key_sha256": None if row.public_key is None else facts.sha256(row.public_key),
+        "sent_at": _time(row.sent_at),
+        "retrieval_id": row.retrieval_id,
+        "serial_number": row.serial_number,
+        "not_before": _time(row.not_before),
+        "vault_path": row.vault_path,
+        "vault_version": row.vault_version,
+        "certificate": row.certificate,
+        "custody": row.custody,
+        "problem": row.problem,
+    }
+    shown = {name.replace("_", " "): value for name, value in data.items() if name not in {"custody", "problem"}}
+    lines = [f"{name:>24}  {value}" for name, value in shown.items() if value is not None and name != "certificate"]
+    lines += [f"{'deviation':>24}  {sentence}" for sentence in (row.custody or {}).get("deviations", ())]
+    if row.problem is not None:
+        lines += [f"{name.replace('_', ' '):>24}  {text}" for name, text in row.problem.items() if text]
+    return data, "\n".join(lines)
+
+
+@click.command(
+    name="list",
+    epilog=f"""{EXAMPLE}Examples:
+  varmenne list
+  varmenne list --state active --json
+  varmenne list --customer-id 0123456-7
+""",
+)
+@click.option("--state", type=click.Choice(list(State)), multiple=True, help="Only these states; may be repeated.")
+@click.option("--customer-id", metavar="ID", help="Only this customer.")
+@common_options
+@click.pass_obj
+def list_(app: App, *, state: tuple[str, ...], customer_id: str | None) -> None:
+    """List the enrollments, oldest first."""
+    states = frozenset(map(State, state)) or None
+    with app.parts(app.settings()) as parts:
+        rows: list[Enrollment] = []
+        page = parts.journal.list(states=states, limit=PAGE)
+        while page:
+            rows += [row for row in page if customer_id in {None, row.customer_id}]
+            page = parts.journal.list(states=states, after=page[-1].id, limit=PAGE)
+    if not rows and not app.json:
+        app.say("There are no enrollments." if states is None and customer_id is None else "None matches.")
+        return
+    header = f"{'ID':<18} {'STATE':<11} {'CUSTOMER':<20} {'CHANNEL':<8} VALID UNTIL"
+    lines = [
+        f"{row.id:<18} {row.state:<11} {row.customer_id:<20} {row.channel:<8} "
+        f"{f'{row.not_after:%Y-%m-%d}' if row.not_after else '-'}"
+        for row in rows
+    ]
+    app.emit([summary(row) for row in rows], "\n".join([header, *lines]))
+
+
+@click.command(
+    epilog=f"""{EXAMPLE}Examples:
+  varmenne show 20261124-7f3a9c21
+  varmenne show 20261124-7f3a9c21 --json | jq -r .certificate
+  varmenne show 20261124-7f3a9c21 --json | jq .custody
+"""
+)
+@click.argument("enrollment", metavar="ID")
+@common_options
+@click.pass_obj
+def show(app: App, *, enrollment: str) -> None:
+    """Show one enrollment with all that is known of it."""
+    with app.parts(app.settings()) as parts:
+        row = parts.journal.get(enrollment_id(enrollment))
+    data, text = details(row)
+    step = STEPS.get(row.state)
+    if step is not None:
+        text += f"\n{'next':>24}  {step.doing}: varmenne resume {row.id}"
+    app.emit(data, text)
+
+
+@click.command(
+    epilog=f"""{EXAMPLE}Examples:
+  varmenne history 20261124-7f3a9c21
+  varmenne history 20261124-7f3a9c21 --json
+"""
+)
+@click.argument("enrollment", metavar="ID")
+@common_options
+@click.pass_obj
+def history(app: App, *, enrollment: str) -> None:
+    """Show every transition of one enrollment, with its time and what was found."""
+    with app.parts(app.settings()) as parts:
+        row = parts.journal.get(enrollment_id(enrollment))
+        events = parts.journal.history(row.id)
+    data = [
+        {
+            "at": _time(event.at),
+            "step": event.step,
+            "from": None if event.source is None else event.source.value,
+            "to": event.target.value,
+            "actor": event.actor,
+            "detail": event.detail,
+        }
+        for event in events
+    ]
+    lines = []
+    for event in events:
+        move = f"{event.source or ''} → {event.target}"
+        told = ", ".join(f"{name} {value}" for name, value in event.detail.items() if value)
+        lines.append(f"{_time(event.at)}  {event.step:<10} {move:<24} {told}".rstrip())
+    app.emit(data, "\n".join(lines))

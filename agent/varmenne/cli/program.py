@@ -1,0 +1,124 @@
+"""The ``varmenne`` program: its commands, and the one place where errors become messages and exit codes.
+
+Commands are imported when they are called, so that ``varmenne --help`` costs little more than Python and click.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import warnings
+from typing import Any, NoReturn
+
+import click
+
+from varmenne import __version__
+from varmenne.cli.common import App, common_options
+from varmenne.errors import VarmenneError
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells count it (128 + SIGINT)."""
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    # name: (module of this package that has a command of that name, what the command is for)
+    "demo": ("demo", "See it work: a key born in a token, a certificate in Vault, on this machine alone."),
+    "init": ("init", "Write the settings file, with each part tried."),
+    "doctor": ("doctor", "Check token, service, trust anchors, Vault, journal and clock; change nothing."),
+    "enroll": ("enroll", "Get a certificate with the one-time credentials of an order."),
+    "csr": ("eservice", "Make a key and a CSR for the e-service's form."),
+    "import": ("eservice", "Bring in the certificate that the e-service gave for such a CSR."),
+    "resume": ("enroll", "Finish what was interrupted or had to wait."),
+    "list": ("look", "List the enrollments."),
+    "show": ("look", "Show one enrollment with all that is known of it."),
+    "history": ("look", "Show every transition of one enrollment."),
+    "testbench": ("testbench", "Run a stand-in for the certificate service, for trials and tests."),
+    "completion": ("completion", "Print the completion script for a shell."),
+}
+
+
+class Program(click.Group):
+    """Knows its commands by the table above, and imports one when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """Return the names in the table's order, which is the order of use."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
+        """Import the module of a command and return it."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"varmenne.cli.{COMMANDS[cmd_name][0]}")
+        command: click.Command = getattr(module, {"import": "import_", "list": "list_"}.get(cmd_name, cmd_name))
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
+        """Write the list of commands without importing any of them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_module, text) in COMMANDS.items()])
+
+
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, message="varmenne %(version)s")
+@common_options
+def program() -> None:
+    """Get certificates from the Finnish Tax Administration's certificate service.
+
+    Private keys are made in a PKCS#11 token and never leave it; certificates go to Vault.
+
+    \b
+      varmenne demo             see it work on this machine
+      varmenne init             write the settings
+      varmenne enroll --help    get the first certificate
+    """
+
+
+def main() -> NoReturn:
+    """Run the program and exit with a code of the table in ``varmenne.errors``."""
+    _forbid_core_dumps()
+    app = App()
+    warnings.showwarning = lambda message, *_rest, **_more: app.warn(str(message))
+    warnings.simplefilter("always", UserWarning)
+    try:
+        code = program.main(standalone_mode=False, obj=app, prog_name="varmenne")
+    except click.exceptions.Exit as exc:
+        code = exc.exit_code
+    except click.ClickException as exc:
+        exc.show()
+        code = exc.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        app.say("\nInterrupted. What was done is safe; `varmenne resume --all` goes on.")
+        code = INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()
+        code = 0
+    except VarmenneError as exc:
+        app.fail(exc)
+        code = exc.exit_code
+    except Exception as exc:  # noqa: BLE001 - the last resort: nobody gets a traceback unasked
+        app.fail(_defect(exc))
+        code = VarmenneError.exit_code
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _defect(exc: Exception) -> VarmenneError:
+    """Wrap an error that should have been translated where it arose; its text could be anything, so only -vv shows it."""
+    error = VarmenneError(
+        f"An unexpected error: {type(exc).__name__}",
+        next_step="This is a defect in varmenne. Run the command again with -vv and report what it shows, "
+        "after looking through it for anything private",
+    )
+    error.__cause__ = exc
+    return error
+
+
+def _forbid_core_dumps() -> None:
+    """A core dump could hold a one-time password: allow none."""
+    import resource
+
+    _soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
+
+
+def run(*arguments: str, app: App | None = None) -> Any:
+    """Run a command in this process and return what it returns (for tests and for generating documentation)."""
+    return program.main(list(arguments), standalone_mode=False, obj=app or App(), prog_name="varmenne")

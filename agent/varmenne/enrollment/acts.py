@@ -1,0 +1,286 @@
+"""What each step of the table does. An act looks outside, and returns what it found; the engine commits it.
+
+No act changes the journal's rows; the one thing that acts write there are the service's answers, as they came, before
+they are interpreted.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from varmenne.csr import build_csr, to_pem
+from varmenne.domain.enrollment import Enrollment, StoredAnswer
+from varmenne.domain.identifiers import retrieval_id
+from varmenne.domain.steps import State, StepName
+from varmenne.enrollment import facts
+from varmenne.errors import (
+    InputError,
+    KeyNotFound,
+    NotFinished,
+    OutcomeUncertain,
+    ServiceRefused,
+    ServiceUnreachable,
+    VarmenneError,
+    VerificationError,
+)
+from varmenne.service.answers import Answer, verify_answer
+from varmenne.service.certificates import IssuedCertificate, verify_certificate
+from varmenne.service.interface import Operation
+from varmenne.vault.record import index_strings
+
+if TYPE_CHECKING:
+    from varmenne.domain.credentials import Credentials
+    from varmenne.enrollment.parts import Parts
+
+POLL_GROWTH = 1.5
+"""Each wait for the certificate is this much longer than the one before, up to `service.longest_poll_seconds`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What an act found.
+
+    Attributes:
+        target: the state that the enrollment is in now; its present one means "not yet".
+        changes: values for the row.
+        detail: facts for its history.
+        told: a sentence for people.
+        wait: when to look again, counted from now.
+        error: what the caller is told after the outcome is durable.
+    """
+
+    target: State
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    detail: Mapping[str, Any] = field(default_factory=dict)
+    told: str = ""
+    wait: timedelta | None = None
+    error: VarmenneError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What an act works with."""
+
+    parts: Parts
+    credentials: Credentials | None = None
+    warn: Callable[[str], None] = lambda _sentence: None
+
+
+def generate(work: Work, row: Enrollment) -> Outcome:
+    """Make the key in the token, or find the one that an earlier try made there, and keep what was read back."""
+    key = work.parts.token.generate(row.key_id, row.key_label)
+    for deviation in key.deviations:
+        work.warn(deviation)
+    return Outcome(
+        State.KEYED,
+        changes={
+            "public_key": key.public_key,
+            "token": key.token.digest,
+            "custody": facts.custody(key, work.parts.journal.latest_probe(key.token.digest_with_versions)),
+        },
+        detail={"key_id": key.key_id.hex(), "public_key_sha256": facts.sha256(key.public_key)},
+        told=f"key {key.key_id.hex()}, not extractable, read back from the token",
+    )
+
+
+def sign_csr(work: Work, row: Enrollment) -> dict[str, Any]:
+    """Before the wire: check that there is something to send, and sign the CSR. Its result is committed as intent."""
+    if work.credentials is None:
+        raise NotFinished(
+            f"Enrollment {row.id} needs its one-time credentials",
+            why="they are never kept, and nothing has been sent yet",
+            next_step=f"varmenne resume {row.id} --credentials FILE",
+        )
+    work.credentials.refuse_expired(work.parts.now)
+    return {"csr": row.csr or make_csr(work, row), "sent_at": work.parts.now}
+
+
+def make_csr(work: Work, row: Enrollment) -> str:
+    """Build the CSR, signed by the enrollment's key in the token, and return it in PEM."""
+    signer = work.parts.token.signer(row.key_id)
+    if signer.public_key != row.public_key:
+        raise KeyNotFound(
+            f"The key {row.key_id.hex()} in the token is not the one that this enrollment made",
+            next_step="Do not go on with this token: find out who changed it. `varmenne doctor` shows which one it is",
+        )
+    return to_pem(build_csr(signer, row.customer_id, row.customer_name))
+
+
+def submit(work: Work, row: Enrollment) -> Outcome:
+    """Spend the one-time credentials. Whatever comes back is stored before it is looked at."""
+    if work.credentials is None or row.csr is None:
+        raise InputError("Nothing can be sent without credentials and a CSR")
+    try:
+        raw = work.parts.service.sign_new_certificate(
+            row.customer_id, row.customer_name, work.credentials, facts.pem_to_der(row.csr)
+        )
+    except ServiceUnreachable as exc:
+        return Outcome(State.KEYED, changes={"sent_at": None}, detail=facts.problem(exc), error=exc)
+    except OutcomeUncertain as exc:
+        return _uncertain(row, exc)
+    except InputError as exc:
+        return Outcome(State.KEYED, changes={"sent_at": None}, detail=facts.problem(exc), error=exc)
+    stored = work.parts.journal.record_answer(
+        row, work.parts.now, operation=Operation.SIGN_NEW, http_status=raw.status, body=raw.body
+    )
+    return _read_submission(work, row, stored)
+
+
+def settle(work: Work, row: Enrollment) -> Outcome:
+    """Find out what became of a request that was begun: the stored answer tells, if there is one."""
+    answers = work.parts.journal.answers(row.id, Operation.SIGN_NEW)
+    if answers:
+        return _read_submission(work, row, answers[0])
+    lost = OutcomeUncertain(
+        "The request was begun, and its answer was lost",
+        why="the process or the connection ended before an answer was stored",
+    )
+    return _uncertain(row, lost)
+
+
+def _read_submission(work: Work, row: Enrollment, stored: StoredAnswer) -> Outcome:
+    """Verify a stored answer to signNewCertificate and act on it."""
+    try:
+        answer = _verified(work, stored)
+    except VerificationError as exc:
+        return _uncertain(row, exc)
+    if answer.ok and answer.retrieval_id is not None:
+        return Outcome(
+            State.ACCEPTED,
+            changes={"retrieval_id": retrieval_id(answer.retrieval_id)},
+            detail={"answer": stored.id, "signer": answer.signer},
+            told=f"accepted, RetrievalId {answer.retrieval_id}",
+            wait=timedelta(seconds=work.parts.settings.service.first_poll_seconds),
+        )
+    refused = ServiceRefused(
+        "The certificate service refused the request",
+        errors=answer.errors,
+        why=facts.error_text(answer.errors),
+        next_step="Compare customer ID, transfer ID and one-time password with the mail. The credentials may be spent: "
+        "if they are, order a new certificate in the e-service, where the old order serves as the template",
+    )
+    return Outcome(State.REJECTED, detail={"answer": stored.id, "errors": answer.errors}, error=refused)
+
+
+def _uncertain(row: Enrollment, cause: VarmenneError) -> Outcome:
+    """A one-shot request may have been received: nothing is sent again, key and CSR are kept."""
+    error = OutcomeUncertain(
+        f"It is uncertain whether the certificate service has accepted enrollment {row.id}",
+        why=str(cause),
+        next_step="The one-time credentials are not sent again by themselves; key, CSR and answers are kept. If only "
+        f"trust anchors or the clock were wrong, put them right and run: varmenne resume {row.id}. Otherwise ask the "
+        "service's support whether the order was used",
+    )
+    return Outcome(State.UNCERTAIN, detail=facts.problem(cause), error=error)
+
+
+def retrieve(work: Work, row: Enrollment) -> Outcome:
+    """Ask for the certificate and verify it. While it is not there, say when to ask again."""
+    if row.retrieval_id is None:
+        raise InputError(f"Enrollment {row.id} has no RetrievalId")
+    again = _poll_delay(work, row)
+    try:
+        raw = work.parts.service.get_certificate(row.customer_id, row.customer_name, row.retrieval_id)
+    except (ServiceUnreachable, OutcomeUncertain) as exc:
+        return _not_yet(row, again, f"the service did not answer: {exc.why or exc.what}")
+    stored = work.parts.journal.record_answer(
+        row, work.parts.now, operation=Operation.GET, http_status=raw.status, body=raw.body
+    )
+    try:
+        answer = _verified(work, stored)
+    except VerificationError as exc:
+        if exc.check == "fault" or raw.status >= 500:
+            return _not_yet(row, again, f"the service is disturbed: {exc.why}")
+        raise
+    if not answer.ok or answer.certificate is None:
+        return _not_yet(row, again, f"not ready yet ({facts.error_text(answer.errors) or 'no reason given'})")
+    return issued(work, row, answer.certificate)
+
+
+def issued(work: Work, row: Enrollment, certificate: bytes) -> Outcome:
+    """Verify a certificate against the enrollment, whichever way it came."""
+    if row.public_key is None:
+        raise InputError(f"Enrollment {row.id} has no key yet")
+    found: IssuedCertificate = verify_certificate(
+        certificate,
+        public_key=row.public_key,
+        customer=row.customer_id,
+        trust=work.parts.trust(),
+        at=work.parts.now,
+    )
+    for warning in found.warnings:
+        work.warn(warning)
+    serial = facts.colon_hex(found.serial_number)
+    return Outcome(
+        State.ISSUED,
+        changes={
+            "certificate": facts.der_to_pem(found.certificate),
+            "chain": "".join(map(facts.der_to_pem, found.chain)),
+            "serial_number": serial,
+            "not_before": found.not_before,
+            "not_after": found.not_after,
+        },
+        detail={"serial_number": serial, "fingerprint_sha256": facts.sha256(found.certificate)},
+        told=f"certificate {serial}, valid until {found.not_after:%Y-%m-%d}, verified",
+    )
+
+
+def _verified(work: Work, stored: StoredAnswer) -> Answer:
+    """Verify a stored answer and note the verdict beside it."""
+    try:
+        answer = verify_answer(stored.body, Operation(stored.operation), work.parts.trust().services, work.parts.now)
+    except VerificationError as exc:
+        work.parts.journal.judge_answer(stored, f"refused: {exc.check}")
+        raise
+    work.parts.journal.judge_answer(stored, "verified")
+    return answer
+
+
+def _poll_delay(work: Work, row: Enrollment) -> timedelta:
+    """Return the wait before the next getCertificate: growing, bounded, with jitter, so that clients spread out."""
+    limits = work.parts.settings.service
+    seconds = min(limits.longest_poll_seconds, limits.first_poll_seconds * POLL_GROWTH**row.tries)
+    return timedelta(seconds=seconds * random.uniform(0.9, 1.1))  # noqa: S311 - politeness, not secrecy
+
+
+def _not_yet(row: Enrollment, wait: timedelta, told: str) -> Outcome:
+    """The enrollment stays as it is; look again later."""
+    return Outcome(row.state, changes={"tries": row.tries + 1}, detail={"told": told}, told=told, wait=wait)
+
+
+def store(work: Work, row: Enrollment) -> Outcome:
+    """Put the certificate beside its key in the token, then publish it in Vault. Both may be repeated."""
+    if row.certificate is None:
+        raise InputError(f"Enrollment {row.id} has no certificate yet")
+    work.parts.token.store_certificate(row.key_id, row.key_label, facts.pem_to_der(row.certificate))
+    location = facts.place(work.parts.settings, row.customer_id, row.channel)
+    record = facts.record(row)
+    version = work.parts.store.publish(location, record, operation=row.id, custom_metadata=index_strings(record))
+    return Outcome(
+        State.STORED,
+        changes={"vault_path": location.path, "vault_version": version},
+        detail={"vault_path": location.path, "vault_version": version},
+        told=f"in the token, and in Vault at {location.path}, version {version}",
+    )
+
+
+def activate(_work: Work, _row: Enrollment) -> Outcome:
+    """Make it the current certificate of its customer and channel; the engine supersedes the one that it replaces."""
+    return Outcome(State.ACTIVE, told="it is the current certificate")
+
+
+ACTS: dict[StepName, Callable[[Work, Enrollment], Outcome]] = {
+    StepName.GENERATE: generate,
+    StepName.SUBMIT: submit,
+    StepName.SETTLE: settle,
+    StepName.RETRIEVE: retrieve,
+    StepName.STORE: store,
+    StepName.ACTIVATE: activate,
+}
+
+INTENTS: dict[StepName, Callable[[Work, Enrollment], dict[str, Any]]] = {StepName.SUBMIT: sign_csr}
+"""For steps with an intent: what is done, and then committed with the intent, before the act itself."""

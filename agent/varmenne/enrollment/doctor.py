@@ -1,0 +1,125 @@
+"""The check-up: each part is tried, nothing is changed and nothing is spent."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from varmenne.domain.check import Check, Verdict
+from varmenne.domain.identifiers import Channel, CustomerId
+from varmenne.enrollment import facts
+from varmenne.enrollment.enroll import unfinished
+from varmenne.enrollment.preflight import PROBE_LIFETIME, refuse_other_token
+from varmenne.errors import VarmenneError
+from varmenne.service.trust import KNOWN_CAS
+
+if TYPE_CHECKING:
+    from varmenne.enrollment.parts import Parts
+
+ANCHOR_WARNING = timedelta(days=365)
+CLOCK_TOLERANCE = timedelta(minutes=3)
+NO_CUSTOMER = CustomerId("doctor")
+"""Stands for a customer in the path whose rights are asked for; nothing is written there."""
+
+
+def check_up(parts: Parts) -> Iterator[Check]:
+    """Try every part and yield what was found, one check at a time."""
+    for name, check in CHECKS.items():
+        try:
+            yield from check(parts)
+        except VarmenneError as exc:
+            yield Check(name, Verdict.FAIL, str(exc), exc.next_step)
+
+
+def _journal(parts: Parts) -> Iterator[Check]:
+    """Can the journal be written, is it sound, and is its folder private?"""
+    parts.journal.check()
+    folder = Path(parts.settings.state_dir)
+    if stat.S_IMODE(folder.stat().st_mode) & 0o077:
+        yield Check("journal", Verdict.WARN, f"other users may enter {folder}", f"chmod 700 {folder}")
+    else:
+        yield Check("journal", Verdict.OK, str(parts.journal.path))
+    waiting = unfinished(parts)
+    if waiting:
+        names = ", ".join(f"{row.id} ({row.state})" for row in waiting[:5])
+        yield Check("unfinished work", Verdict.WARN, names, "varmenne resume --all")
+
+
+def _trust(parts: Parts) -> Iterator[Check]:
+    """Are there anchors for both purposes, are they the published ones, and how long do they last?"""
+    from cryptography import x509
+
+    trust = parts.trust()
+    for role, anchors in (("services", trust.services), ("providers", trust.providers)):
+        for der in anchors:
+            certificate = x509.load_der_x509_certificate(der)
+            fingerprint = facts.sha256(der)
+            told = f"{certificate.subject.rfc4514_string()}, SHA-256 {fingerprint}"
+            end = certificate.not_valid_after_utc
+            name = f"trust anchor, {role}"
+            if end - parts.now < ANCHOR_WARNING:
+                yield Check(name, Verdict.WARN, f"{told}; it ends on {end:%Y-%m-%d}", "Add its successor beside it")
+            elif fingerprint in KNOWN_CAS:
+                yield Check(name, Verdict.OK, f"{told}, as published")
+            else:
+                yield Check(
+                    name,
+                    Verdict.WARN,
+                    f"{told}; varmenne does not know this fingerprint",
+                    "Compare it with the one that its owner publishes; a bench has CAs of its own",
+                )
+
+
+def _token(parts: Parts) -> Iterator[Check]:
+    """Is the token there, does it take the PIN, and is it the one that holds our keys?"""
+    status = parts.token.status()
+    identity = status.identity
+    told = f"{identity.label}, serial {identity.serial or '-'}, {identity.manufacturer} {identity.model}".strip()
+    yield Check("token", Verdict.OK, f"{told}, firmware {identity.firmware}, slot {status.slot}")
+    parts.token.login()
+    yield Check("PIN", Verdict.OK, f"accepted, from {parts.settings.token.pin.partition(':')[0]}")
+    refuse_other_token(parts)
+    stands = parts.journal.latest_probe(identity.digest_with_versions)
+    if stands is None:
+        yield Check("custody", Verdict.WARN, "the token has not been probed yet", "The next enrollment does it first")
+    elif not stands[1]:
+        yield Check("custody", Verdict.FAIL, f"keys could leave the token (probed {stands[0]:%Y-%m-%d})", "Use another")
+    else:
+        old = parts.now - stands[0] > PROBE_LIFETIME
+        yield Check("custody", Verdict.OK, f"no key could leave, probed {stands[0]:%Y-%m-%d}" + (", due again" * old))
+
+
+def _service(parts: Parts) -> Iterator[Check]:
+    """Does the service's TLS hold, and does its clock agree with ours?"""
+    greeting = parts.service.endpoint.greet()
+    yield Check(
+        "service",
+        Verdict.OK,
+        f"{parts.service.endpoint.url}, {greeting.tls_version}, certificate of {greeting.subject} "
+        f"until {greeting.not_after}",
+    )
+    if greeting.date:
+        off = parts.now - parsedate_to_datetime(greeting.date)
+        if abs(off) > CLOCK_TOLERANCE:
+            yield Check("clock", Verdict.WARN, f"{off} away from the service's", "Set it, or let NTP do so")
+        else:
+            yield Check("clock", Verdict.OK, "agrees with the service's")
+
+
+def _vault(parts: Parts) -> Iterator[Check]:
+    """Is Vault there, does it let us in, and have we the rights that are needed, and no others?"""
+    yield from parts.store.check(facts.place(parts.settings, NO_CUSTOMER, Channel.WS))
+
+
+CHECKS: dict[str, Callable[[Parts], Iterator[Check]]] = {
+    "journal": _journal,
+    "trust anchors": _trust,
+    "token": _token,
+    "service": _service,
+    "Vault": _vault,
+}
+"""Name of each part → its checks; the name stands for the whole part when it fails."""

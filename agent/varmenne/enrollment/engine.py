@@ -1,0 +1,129 @@
+"""The loop that walks an enrollment through the table of steps: claim, act, commit, go on or wait."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from varmenne.domain.enrollment import Enrollment
+from varmenne.domain.steps import STEPS, Method, State, Step
+from varmenne.enrollment import facts
+from varmenne.enrollment.acts import ACTS, INTENTS, Outcome, Work
+from varmenne.errors import NotFinished, Transient, VarmenneError
+
+if TYPE_CHECKING:
+    from varmenne.enrollment.parts import Parts
+    from varmenne.enrollment.progress import Progress
+
+LEASE_MARGIN = timedelta(seconds=60)
+RETRY_DELAY = timedelta(minutes=5)
+"""When a row that failed for a passing reason is due again."""
+
+
+def lease(parts: Parts) -> timedelta:
+    """Return how long a row is ours without a sign of life: longer than the slowest single act may take."""
+    settings = parts.settings
+    slowest = max(
+        settings.token.generate_timeout_seconds,
+        settings.service.connect_timeout_seconds + settings.service.read_timeout_seconds,
+        settings.service.longest_poll_seconds,
+    )
+    return timedelta(seconds=2 * slowest) + LEASE_MARGIN
+
+
+class Engine:
+    """Walks enrollments on. Whoever calls it decides how long it may wait."""
+
+    def __init__(self, work: Work, progress: Progress) -> None:
+        self._work = work
+        self._parts = work.parts
+        self._progress = progress
+        self._row: Enrollment
+
+    def walk(self, row: Enrollment, *, until: datetime) -> Enrollment:
+        """Take the enrollment as far as it goes, waiting for the service at most until the given moment.
+
+        Returns the row in a state that has no further step, or that waits for a person.
+
+        Raises:
+            NotFinished: the certificate was not there in time; `resume` goes on.
+            VarmenneError: an act failed. What is durable stays, and the row says what the problem is.
+        """
+        self._row = self._parts.journal.claim(row, self._parts.now, lease=lease(self._parts))
+        try:
+            while (step := next_step(self._row)) is not None:
+                outcome = self._take(step)
+                if outcome.wait is not None:
+                    self._wait(outcome, self._parts.now + outcome.wait, until)
+        except BaseException as exc:
+            self._park(exc)
+            raise
+        return self._parts.journal.release(self._row, self._parts.now, due_at=None)
+
+    def _take(self, step: Step) -> Outcome:
+        """Take one step: commit the intent if it has one, act, commit the outcome, and only then tell of it."""
+        self._progress.begins(step.doing)
+        if step.intent is not None:
+            self._commit(step, step.intent, INTENTS[step.name](self._work, self._row), {})
+        outcome = ACTS[step.name](self._work, self._row)
+        problem = None if outcome.error is None else facts.problem(outcome.error)
+        if outcome.target is State.ACTIVE:
+            self._supersede()
+        self._commit(step, outcome.target, {"problem": problem, **outcome.changes}, outcome.detail)
+        if outcome.error is not None:
+            raise outcome.error
+        if outcome.target is not step.source:
+            self._progress.done(outcome.told)
+        return outcome
+
+    def _commit(self, step: Step, target: State, changes: Mapping[str, Any], detail: Mapping[str, Any]) -> None:
+        """Make a new state durable, and renew the lease."""
+        now = self._parts.now
+        values = {"due_at": now + lease(self._parts), **changes}
+        self._row = self._parts.journal.commit(self._row, now, target, step=step.name, changes=values, detail=detail)
+        self._progress.reached(self._row)
+
+    def _supersede(self) -> None:
+        """Mark the enrollment that this one replaces. It comes first, so that a crash in between repeats harmlessly."""
+        if self._row.replaces is None:
+            return
+        old = self._parts.journal.get(self._row.replaces)
+        if old.state is State.ACTIVE:
+            self._parts.journal.commit(
+                old, self._parts.now, State.SUPERSEDED, step="supersede", detail={"by": self._row.id}
+            )
+
+    def _wait(self, outcome: Outcome, due: datetime, until: datetime) -> None:
+        """Wait until the row is due, telling so every second; give up where that is later than allowed."""
+        if due > until:
+            raise NotFinished(
+                f"The certificate of enrollment {self._row.id} is not there yet",
+                why=outcome.told,
+                next_step=f"Nothing is lost. Later: varmenne resume {self._row.id}",
+            )
+        while (left := (due - self._parts.now).total_seconds()) > 0:
+            self._progress.waits(outcome.told, due)
+            self._parts.sleep(min(left, 1.0))
+
+    def _park(self, exc: BaseException) -> None:
+        """Give the row back with what is known of the problem. The journal may be the problem; then nothing is done."""
+        now = self._parts.now
+        with contextlib.suppress(VarmenneError):
+            if isinstance(exc, VarmenneError) and not isinstance(exc, NotFinished):
+                problem = facts.problem(exc)
+                if self._row.problem != problem:
+                    changes = {"problem": problem, "tries": self._row.tries + 1}
+                    self._row = self._parts.journal.commit(
+                        self._row, now, self._row.state, step="problem", changes=changes, detail=problem
+                    )
+            passing = isinstance(exc, (Transient, KeyboardInterrupt))
+            self._parts.journal.release(self._row, now, due_at=now + RETRY_DELAY if passing else None)
+
+
+def next_step(row: Enrollment) -> Step | None:
+    """Return the step that leads on, or ``None`` if the row is at an end or waits for a person."""
+    if row.state is State.KEYED and row.method is Method.E_SERVICE:
+        return None
+    return STEPS.get(row.state)

@@ -1,0 +1,213 @@
+"""The use cases that get a certificate: by the service's API, or carried by a person through the e-service."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from varmenne.domain.credentials import Credentials, transfer_hash
+from varmenne.domain.enrollment import Enrollment
+from varmenne.domain.identifiers import Channel, CustomerId, CustomerName, EnrollmentId
+from varmenne.domain.keys import new_key_id
+from varmenne.domain.steps import ENDED, Method, State
+from varmenne.enrollment.acts import Work, issued, make_csr
+from varmenne.enrollment.engine import Engine, lease, next_step
+from varmenne.enrollment.preflight import before_spending
+from varmenne.errors import InputError, StateError, VerificationError
+from varmenne.journal import NewEnrollment
+
+if TYPE_CHECKING:
+    from varmenne.enrollment.parts import Parts
+    from varmenne.enrollment.progress import Progress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What is to be got: whose certificate, for which channel, in the place of which other one."""
+
+    customer: CustomerId
+    name: CustomerName | None
+    channel: Channel = Channel.WS
+    replaces: EnrollmentId | None = None
+
+
+def enroll(parts: Parts, progress: Progress, order: Order, credentials: Credentials, *, wait: timedelta) -> Enrollment:
+    """Get a certificate with one-time credentials, from the key's birth to the record in Vault.
+
+    The same transfer ID again goes on where it was left; one that has been used up is refused.
+
+    Raises:
+        InputError: the credentials are expired, or for another customer.
+        StateError: the transfer ID was used up, or there is an active certificate and none is to be replaced.
+        VarmenneError: whatever failed on the way; the journal tells how far it came.
+    """
+    if credentials.customer is not None and credentials.customer != order.customer:
+        raise InputError(
+            "The credentials are for another customer",
+            why=f"they say {credentials.customer}, the command says {order.customer}",
+        )
+    row = parts.journal.by_transfer(parts.settings.environment, transfer_hash(credentials.transfer))
+    if row is not None:
+        _refuse_other_order(row, order)
+        return go_on(parts, progress, row, credentials=credentials, wait=wait)
+    credentials.refuse_expired(parts.now)
+    old = _to_be_replaced(parts, order)
+    before_spending(parts, progress, order.customer, order.channel)
+    row = _begin(
+        parts,
+        order,
+        Method.API,
+        old,
+        transfer=transfer_hash(credentials.transfer),
+        valid_until=credentials.valid_until,
+    )
+    progress.reached(row)
+    return _walk(parts, progress, row, credentials, wait)
+
+
+def go_on(
+    parts: Parts, progress: Progress, row: Enrollment, *, credentials: Credentials | None = None, wait: timedelta
+) -> Enrollment:
+    """Finish what can be finished of an enrollment; nothing is done where nothing is left to do.
+
+    Raises:
+        InputError: the credentials given are not this enrollment's.
+        VarmenneError: whatever failed on the way.
+    """
+    if credentials is not None and transfer_hash(credentials.transfer) != row.transfer_hash:
+        raise InputError(f"The credentials are not those of enrollment {row.id}", why="its transfer ID is another one")
+    if next_step(row) is None:
+        return row
+    if row.state in {State.PREPARED, State.KEYED}:
+        before_spending(parts, progress, row.customer_id, row.channel)
+    return _walk(parts, progress, row, credentials, wait)
+
+
+def unfinished(parts: Parts) -> tuple[Enrollment, ...]:
+    """Return the enrollments that are neither ended nor waiting for a certificate from the e-service's form."""
+    rows = parts.journal.list(states=frozenset(State) - ENDED)
+    return tuple(row for row in rows if next_step(row) is not None)
+
+
+def make_request(parts: Parts, progress: Progress, order: Order) -> Enrollment:
+    """Make a key and a CSR for the e-service's form. The certificate comes back by :func:`import_certificate`.
+
+    Raises:
+        VarmenneError: whatever failed on the way.
+    """
+    old = _to_be_replaced(parts, order)
+    before_spending(parts, progress, order.customer, order.channel)
+    row = _walk(parts, progress, _begin(parts, order, Method.E_SERVICE, old), None, timedelta())
+    if row.csr is None:
+        row = parts.journal.commit(row, parts.now, row.state, step="csr", changes={"csr": make_csr(Work(parts), row)})
+        progress.reached(row)
+    return row
+
+
+def import_certificate(
+    parts: Parts, progress: Progress, row: Enrollment, certificates: tuple[bytes, ...], *, wait: timedelta
+) -> Enrollment:
+    """Bring in the certificate of a CSR that a person carried, verified and stored like any other.
+
+    Of the certificates (DER), the one that belongs to our key is taken; the others may be its chain.
+
+    Raises:
+        StateError: the enrollment does not wait for a certificate.
+        VerificationError: none of the certificates belongs to our key, or it does not verify. Nothing is changed.
+    """
+    if row.state is not State.KEYED or row.method is not Method.E_SERVICE:
+        raise StateError(
+            f"Enrollment {row.id} does not wait for a certificate from the e-service",
+            why=f"it is {row.state}, by {row.method}",
+        )
+    progress.begins("Verify the certificate")
+    outcome = None
+    for certificate in certificates:
+        try:
+            outcome = issued(Work(parts, warn=progress.warns), row, certificate)
+        except VerificationError as exc:
+            if exc.check != "key":
+                raise
+            foreign = exc
+    if outcome is None:
+        raise foreign
+    progress.done(outcome.told)
+    row = parts.journal.claim(row, parts.now, lease=lease(parts))
+    row = parts.journal.commit(
+        row, parts.now, outcome.target, step="import", changes=outcome.changes, detail=outcome.detail
+    )
+    progress.reached(row)
+    return _walk(parts, progress, row, None, wait)
+
+
+def _begin(
+    parts: Parts,
+    order: Order,
+    method: Method,
+    old: Enrollment | None,
+    *,
+    transfer: str | None = None,
+    valid_until: datetime | None = None,
+) -> Enrollment:
+    """Write the new enrollment, with its key's CKA_ID reserved, before anything is made or sent."""
+    new = NewEnrollment(
+        environment=parts.settings.environment,
+        channel=order.channel,
+        customer_id=order.customer,
+        customer_name=order.name,
+        method=method,
+        key_id=new_key_id(),
+        transfer_hash=transfer,
+        valid_until=valid_until,
+        replaces=None if old is None else old.id,
+        generation=1 if old is None else old.generation + 1,
+    )
+    return parts.journal.add(new, parts.now, lease=lease(parts))
+
+
+def _walk(
+    parts: Parts, progress: Progress, row: Enrollment, credentials: Credentials | None, wait: timedelta
+) -> Enrollment:
+    """Let the engine take the enrollment as far as it goes."""
+    work = Work(parts, credentials, warn=progress.warns)
+    return Engine(work, progress).walk(row, until=parts.now + wait)
+
+
+def _to_be_replaced(parts: Parts, order: Order) -> Enrollment | None:
+    """Return the enrollment that the new one replaces; an active one is never replaced without being named."""
+    if order.replaces is not None:
+        old = parts.journal.get(order.replaces)
+        if (old.customer_id, old.channel, old.environment) != (
+            order.customer,
+            order.channel,
+            parts.settings.environment,
+        ):
+            raise InputError(
+                f"Enrollment {old.id} cannot be replaced by this one",
+                why=f"it is for {old.customer_id}, {old.channel}, {old.environment}",
+            )
+        return old
+    active = parts.journal.current(parts.settings.environment, order.customer, order.channel)
+    if active:
+        raise StateError(
+            f"Customer {order.customer} has an active certificate for {order.channel} already",
+            why=f"enrollment {active[0].id}",
+            next_step=f"To put a new one in its place, add: --replaces {active[0].id}",
+        )
+    return None
+
+
+def _refuse_other_order(row: Enrollment, order: Order) -> None:
+    """The same transfer ID goes on only with the same order, and only while it is not used up."""
+    if (row.customer_id, row.channel) != (order.customer, order.channel):
+        raise StateError(
+            "This transfer ID belongs to another enrollment",
+            why=f"{row.id} for {row.customer_id}, channel {row.channel}",
+        )
+    if row.state in ENDED:
+        raise StateError(
+            "This transfer ID has been used",
+            why=f"enrollment {row.id} is {row.state}",
+            next_step=f"`varmenne show {row.id}` tells more; for another certificate, order one in the e-service",
+        )

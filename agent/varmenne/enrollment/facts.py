@@ -1,0 +1,127 @@
+"""Facts of an enrollment in the forms that others take: PEM, fingerprints, custody, the Vault record."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from varmenne.domain.enrollment import Enrollment
+from varmenne.domain.identifiers import Channel, CustomerId
+from varmenne.domain.keys import KeyFacts, TokenIdentity
+from varmenne.domain.pkcs11_uri import pkcs11_uri
+from varmenne.errors import InputError, VarmenneError
+
+if TYPE_CHECKING:
+    from varmenne.settings import Settings
+    from varmenne.vault import Location
+
+
+def sha256(data: bytes) -> str:
+    """Return the SHA-256 of data, hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def der_to_pem(der: bytes) -> str:
+    """Write a certificate in the textual form of RFC 7468."""
+    from asn1crypto import pem
+
+    text: bytes = pem.armor("CERTIFICATE", der)
+    return text.decode("ascii")
+
+
+def pem_to_der(text: str) -> bytes:
+    """Read one PEM object that this program has written."""
+    from asn1crypto import pem
+
+    der: bytes = pem.unarmor(text.encode("ascii"))[2]
+    return der
+
+
+def colon_hex(number: int) -> str:
+    """Write a serial number as Vault's PKI does: pairs of lower-case hexadecimal digits with colons."""
+    return number.to_bytes(max(1, (number.bit_length() + 7) // 8), "big").hex(":")
+
+
+def problem(error: VarmenneError) -> dict[str, str]:
+    """Return an error's sentences for the journal."""
+    return {"kind": type(error).__name__, "what": error.what, "why": error.why, "next_step": error.next_step}
+
+
+def error_text(errors: tuple[tuple[str, str], ...]) -> str:
+    """Join the service's codes and messages as they came."""
+    return "; ".join(f"{code}: {message}" for code, message in errors)
+
+
+def custody(key: KeyFacts, probe: tuple[datetime, bool, dict[str, Any]] | None) -> dict[str, Any]:
+    """Return what is known about a key's custody: attributes as read back, deviations, and its token's probe."""
+    return {
+        "attributes": dict(sorted(key.attributes.items())),
+        "deviations": list(key.deviations),
+        "token": {name: getattr(key.token, name) for name in TokenIdentity.__slots__},
+        "made_at": None if key.made_at is None else iso(key.made_at),
+        "probe": None if probe is None else {"at": iso(probe[0]), "fit": probe[1], "tries": probe[2]},
+    }
+
+
+def iso(moment: datetime) -> str:
+    """Write a moment in UTC as ISO 8601 to the second."""
+    return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
+
+
+def identity(row: Enrollment) -> TokenIdentity:
+    """Return the token that holds the key of an enrollment.
+
+    Raises:
+        InputError: the enrollment has no key yet.
+    """
+    if row.custody is None:
+        raise InputError(f"Enrollment {row.id} has no key yet")
+    return TokenIdentity(**row.custody["token"])
+
+
+def key_uri(row: Enrollment) -> str:
+    """Return the PKCS#11 URI (RFC 7512) of an enrollment's private key; it never holds a PIN.
+
+    Raises:
+        InputError: the enrollment has no key yet.
+    """
+    return pkcs11_uri(identity(row), row.key_id, row.key_label)
+
+
+def place(settings: Settings, customer: CustomerId, channel: Channel) -> Location:
+    """Return where in Vault the current certificate of a customer's channel is published."""
+    from varmenne.vault import Location
+
+    return Location(prefix=settings.vault.prefix, environment=settings.environment, customer=customer, channel=channel)
+
+
+def record(row: Enrollment) -> dict[str, Any]:
+    """Return the Vault record of an enrollment that has its certificate.
+
+    Raises:
+        InputError: it has no certificate yet.
+    """
+    from varmenne.vault.record import build_record
+
+    if row.certificate is None or row.custody is None:
+        raise InputError(f"Enrollment {row.id} has no certificate yet")
+    return build_record(
+        certificate=row.certificate,
+        chain=split_pem(row.chain or ""),
+        key_ref=key_uri(row),
+        key_id=row.key_id,
+        token=identity(row),
+        custody={name: row.custody[name] for name in ("attributes", "deviations", "probe")},
+        enrollment=row.id,
+        generation=row.generation,
+        environment=row.environment,
+        customer=row.customer_id,
+        channel=row.channel,
+    )
+
+
+def split_pem(text: str) -> list[str]:
+    """Split PEM text into its objects."""
+    end = "-----END CERTIFICATE-----\n"
+    return [part + end for part in text.split(end) if part.strip()]

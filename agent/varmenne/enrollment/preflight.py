@@ -1,0 +1,89 @@
+"""What is proven before one-time credentials are spent: token, custody, trust, clock, Vault, journal."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from varmenne.enrollment import facts
+from varmenne.errors import TokenUnfit
+
+if TYPE_CHECKING:
+    from varmenne.domain.identifiers import Channel, CustomerId
+    from varmenne.domain.keys import CustodyProbe, TokenIdentity
+    from varmenne.enrollment.parts import Parts
+    from varmenne.enrollment.progress import Progress
+
+PROBE_LIFETIME = timedelta(days=7)
+"""How long a custody probe of a token stands while neither its firmware nor its library changes."""
+
+
+def before_spending(parts: Parts, progress: Progress, customer: CustomerId, channel: Channel) -> None:
+    """Prove everything that can be proven without spending anything.
+
+    Raises:
+        VarmenneError: whatever cannot be used, in the order of this function.
+    """
+    progress.begins("Check journal, trust anchors, token and Vault")
+    parts.journal.check()
+    parts.trust()
+    prove_token(parts, progress)
+    parts.store.preflight(facts.place(parts.settings, customer, channel))
+    progress.done("nothing has been spent so far, and everything needed is there")
+
+
+def prove_token(parts: Parts, progress: Progress) -> TokenIdentity:
+    """Prove that the token is the one we know, takes our PIN, and lets no key out.
+
+    Raises:
+        TokenError: the token cannot be used, is not the one that holds our keys, or is unfit.
+    """
+    parts.token.login()
+    identity = parts.token.identity()
+    refuse_other_token(parts)
+    stands = parts.journal.latest_probe(identity.digest_with_versions)
+    if stands is None or not stands[1] or parts.now - stands[0] > PROBE_LIFETIME:
+        progress.begins("Try to get a key out of the token, with throw-away keys")
+        probe(parts)
+        progress.done("every try was refused")
+    return identity
+
+
+def refuse_other_token(parts: Parts) -> None:
+    """Refuse a token that answers to the right names but lacks the key that we know to be in ours.
+
+    The known key is the one that the settings name, or else the newest that the journal has for this token. Serial
+    numbers are not unique, and re-initialising a token keeps them.
+
+    Raises:
+        TokenError: the key is not there.
+    """
+    anchor = parts.settings.token.anchor
+    if anchor is None:
+        known = parts.journal.newest_key(parts.token.identity().digest)
+        anchor = facts.sha256(known.public_key) if known is not None and known.public_key is not None else None
+    if anchor is not None:
+        parts.token.check_anchor(anchor)
+
+
+def probe(parts: Parts) -> CustodyProbe:
+    """Try to get a throw-away key out of the token, keep the result, and refuse a token that gives it.
+
+    Raises:
+        TokenUnfit: the token let key material or an unsafe copy out, or nothing was proven.
+    """
+    result = parts.token.probe()
+    parts.journal.save_probe(
+        result.token.digest_with_versions,
+        result.at,
+        fit=result.fit,
+        result={line.name: f"{line.outcome}: {line.detail}" for line in result.results},
+    )
+    if not result.fit:
+        allowed = [line.name for line in result.results if line.outcome == "allowed"]
+        raise TokenUnfit(
+            f"The token {result.token.label!r} does not keep private keys inside",
+            why=f"it allowed: {', '.join(allowed)}" if allowed else "no refusal could be proven with a control key",
+            next_step="Use another token. Nothing was sent, and the keys made for the try were destroyed",
+        )
+    return result
