@@ -7,22 +7,19 @@ Works with HashiCorp Vault and OpenBao. hvac is loaded when a store first connec
 3. Nothing of hvac or requests leaves this room: errors are those of :mod:`varmenne.errors`, without tokens in them.
 """
 
-from varmenne.vault.checks import Check
 from varmenne.vault.connection import Patience
 from varmenne.vault.location import Location
 from varmenne.vault.policies import policy_text
-from varmenne.vault.record import build_record, custody_facts, index_strings, record_schema
+from varmenne.vault.record import build_record, index_strings, record_schema
 from varmenne.vault.store import CertificateStore, MetadataNotWritten, Published
 
 __all__ = [
     "CertificateStore",
-    "Check",
     "Location",
     "MetadataNotWritten",
     "Patience",
     "Published",
     "build_record",
-    "custody_facts",
     "index_strings",
     "policy_text",
     "record_schema",

@@ -6,17 +6,15 @@ error that the same cause would raise later, in the middle of the work.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from varmenne.domain.check import Check, Verdict
 from varmenne.errors import VaultDenied, VaultError, VaultUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from varmenne.vault.connection import Connection
-
-Outcome = Literal["ok", "warn", "fail"]
 
 SHORT_TTL_SECONDS = 300
 """A token that cannot be renewed should live as long as waiting for one certificate may take, and that is minutes."""
@@ -40,23 +38,6 @@ DANGEROUS_ELSEWHERE = {
 """Other paths at which an agent must not have these rights."""
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
-    """What one check found.
-
-    Attributes:
-        name: what was looked at.
-        outcome: ``ok``, ``warn`` (works, but should be changed) or ``fail``.
-        detail: what was found.
-        next_step: what to do about it; empty for ``ok``.
-    """
-
-    name: str
-    outcome: Outcome
-    detail: str
-    next_step: str = ""
-
-
 def reachable(connection: Connection, path: str) -> Check:  # noqa: ARG001 - all checks are called alike
     """Ask for the seal status, which needs no login."""
     status = connection.anonymous("asking whether it is sealed", lambda client: client.sys.read_seal_status())
@@ -72,7 +53,7 @@ def reachable(connection: Connection, path: str) -> Check:  # noqa: ARG001 - all
         )
     if sealed:
         raise VaultUnavailable("Vault is sealed", next_step="Ask its administrators to unseal it")
-    return Check("reachable", "ok", f"{connection.settings.address} is unsealed, version {version}")
+    return Check("reachable", Verdict.OK, f"{connection.settings.address} is unsealed, version {version}")
 
 
 def login(connection: Connection, path: str) -> Check:  # noqa: ARG001 - all checks are called alike
@@ -84,10 +65,10 @@ def login(connection: Connection, path: str) -> Check:  # noqa: ARG001 - all che
         f"{ttl} s to live" if ttl else "no end"
     )
     if "root" in policies:
-        return Check("login", "warn", detail, "Use a role with policies/agent.hcl, never a root token")
+        return Check("login", Verdict.WARN, detail, "Use a role with policies/agent.hcl, never a root token")
     if ttl and not renewable and ttl < SHORT_TTL_SECONDS:
-        return Check("login", "warn", detail, "Give the role a longer token_ttl, or renewable tokens")
-    return Check("login", "ok", detail)
+        return Check("login", Verdict.WARN, detail, "Give the role a longer token_ttl, or renewable tokens")
+    return Check("login", Verdict.OK, detail)
 
 
 def mount(connection: Connection, path: str) -> Check:  # noqa: ARG001 - all checks are called alike
@@ -118,7 +99,7 @@ def mount(connection: Connection, path: str) -> Check:  # noqa: ARG001 - all che
             next_step="Make a KV version 2 mount and set vault.mount to it; do not convert one that others use",
             mount=name,
         )
-    return Check("mount", "ok", f"{name} is a KV engine of version 2")
+    return Check("mount", Verdict.OK, f"{name} is a KV engine of version 2")
 
 
 def rights(connection: Connection, path: str) -> Check:
@@ -139,11 +120,11 @@ def rights(connection: Connection, path: str) -> Check:
     if lacking["metadata"]:
         return Check(
             "rights",
-            "warn",
+            Verdict.WARN,
             f"create, read and update at {name}/data/{path}, but no patch at its metadata: no custom metadata",
             "Give the role the policy of policies/agent.hcl",
         )
-    return Check("rights", "ok", f"create, read and update at {name}/data/{path}")
+    return Check("rights", Verdict.OK, f"create, read and update at {name}/data/{path}")
 
 
 def no_dangerous_rights(connection: Connection, path: str) -> Check:
@@ -157,11 +138,11 @@ def no_dangerous_rights(connection: Connection, path: str) -> Check:
     if excess:
         return Check(
             "no dangerous rights",
-            "warn",
+            Verdict.WARN,
             f"the token could {'; '.join(excess[:3])}" + (f" and {len(excess) - 3} more" if len(excess) > 3 else ""),
             "Give the role the policy of policies/agent.hcl and no other",
         )
-    return Check("no dangerous rights", "ok", "the token cannot delete or destroy records, nor change policies")
+    return Check("no dangerous rights", Verdict.OK, "the token cannot delete or destroy records, nor change policies")
 
 
 CHECKS: tuple[tuple[str, Callable[[Connection, str], Check]], ...] = (

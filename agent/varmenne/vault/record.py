@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from cryptography import x509
 
     from varmenne.domain.identifiers import Channel, CustomerId, EnrollmentId, Environment
-    from varmenne.domain.keys import CustodyProbe, KeyFacts, KeyId, TokenIdentity
+    from varmenne.domain.keys import KeyId, TokenIdentity
 
 LAYOUT = 1
 """Version of the layout. Fields may be added within a version; one that changes its meaning makes a new version."""
@@ -58,7 +58,8 @@ def build_record(
         key_ref: PKCS#11 URI of the private key.
         key_id: the key's ``CKA_ID``, shared by the certificate in the token.
         token: the token that holds both.
-        custody: what :func:`custody_facts` returned.
+        custody: what was read back about the key (``attributes``, ``deviations``), and what became of tries to take
+            such a key out (``probe``, or ``None``); the schema tells its form.
         enrollment: the enrollment that the certificate came by.
         generation: 1 for the customer's first certificate on this channel, one more with each renewal.
         environment: test or production.
@@ -99,24 +100,6 @@ def build_record(
         "environment": environment.value,
         "customer_id": customer,
         "channel": channel.value,
-    }
-
-
-def custody_facts(key: KeyFacts, probe: CustodyProbe | None) -> dict[str, object]:
-    """Return the part ``custody`` of a record: what the token said of the key, and what became of tries to take it.
-
-    ``probe`` is ``None`` where no tries were made, which the record then says by ``null``.
-    """
-    return {
-        "attributes": dict(sorted(key.attributes.items())),
-        "deviations": list(key.deviations),
-        "probe": None
-        if probe is None
-        else {
-            "at": _iso(probe.at),
-            "fit": probe.fit,
-            "tries": {result.name: result.outcome for result in probe.results},
-        },
     }
 
 

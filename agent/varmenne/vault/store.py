@@ -15,9 +15,9 @@ import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
+from varmenne.domain.check import Check, Verdict
 from varmenne.errors import ConfigError, InputError, VaultConflict, VaultError
 from varmenne.vault import checks
-from varmenne.vault.checks import Check
 from varmenne.vault.connection import Connection, Patience
 from varmenne.vault.location import Location, checked_path
 from varmenne.vault.record import DIGEST, OPERATION
@@ -117,7 +117,7 @@ class CertificateStore:
             try:
                 found.append(made(self._connection, location.path))
             except (VaultError, ConfigError, InputError) as exc:
-                found.append(Check(name, "fail", str(exc), exc.next_step))
+                found.append(Check(name, Verdict.FAIL, str(exc), exc.next_step))
                 break
         return tuple(found)
 
@@ -225,7 +225,7 @@ class CertificateStore:
             )
         except VaultConflict as exc:
             taken = self._state(path, version)
-            if taken.published is None or taken.published.data.get(DIGEST) != data[DIGEST]:
+            if taken.published is None or not _same(taken.published.data, data):
                 raise _conflict("The record was changed by somebody else in between", taken, version, path) from exc
             log.info("An earlier try has written version %d of %s", version, path)
             return version
@@ -302,7 +302,7 @@ def _already(state: _State, data: Mapping[str, object], path: str) -> int | None
     if state.published is None:
         return None
     theirs = state.published.data
-    if theirs.get(DIGEST) == data[DIGEST]:
+    if _same(theirs, data):
         return state.version
     if theirs.get(OPERATION) == data[OPERATION]:
         raise _conflict("This operation has already published another record", state, state.version, path)
@@ -311,6 +311,21 @@ def _already(state: _State, data: Mapping[str, object], path: str) -> int | None
         # Both are ISO 8601 in UTC, so they sort as text. It happens when an old run is resumed after a newer one.
         raise _conflict("A certificate that begins later is already published", state, state.version, path)
     return None
+
+
+def _same(theirs: Mapping[str, object], ours: Mapping[str, object]) -> bool:
+    """Tell whether two records are one act of publishing.
+
+    The digest says so. Failing that, the operation and the certificate do: a newer varmenne that resumes the work of an
+    older one may word the rest of the record differently.
+    """
+    if theirs.get(DIGEST) == ours[DIGEST]:
+        return True
+    certificate = ours.get("fingerprint_sha256")
+    return certificate is not None and (theirs.get(OPERATION), theirs.get("fingerprint_sha256")) == (
+        ours[OPERATION],
+        certificate,
+    )
 
 
 def _conflict(what: str, state: _State, version: int, path: str) -> VaultConflict:
