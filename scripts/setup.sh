@@ -82,12 +82,15 @@ varmenne_apt() (
     "$@" </dev/null 9<&-
 )
 
-# apt's lists have a lock of their own, for which apt does not wait.
+varmenne_apt_install() { varmenne_apt install -y --no-install-recommends --no-remove "$@"; }
+
+# The lists have a lock of their own, for which apt-get does not wait.
 varmenne_apt_update() (
     tries=40
-    until varmenne_apt update >"$1" 2>&1; do
+    until said=$(varmenne_apt update 2>&1); do
         tries=$((tries - 1))
-        if [ "$tries" -eq 0 ] || ! grep -q 'Could not get lock' "$1"; then exit 1; fi
+        echo "$said"
+        case $said in *"Could not get lock"*) [ "$tries" -gt 0 ] || exit 1 ;; *) exit 1 ;; esac
         sleep 15
     done
 )
@@ -101,7 +104,7 @@ varmenne_may_sudo() {
 }
 
 # Installs packages, or says which to install and stops.
-varmenne_install_packages() {
+varmenne_install_packages() (
     if ! command -v apt-get >/dev/null; then
         varmenne_die "this is not Debian; install what these packages of Debian hold, and run this again: $*"
     fi
@@ -112,16 +115,13 @@ varmenne_install_packages() {
     fi
     varmenne_say "installing system packages: $*"
     log=$(mktemp)
+    trap 'rm -f "$log"' EXIT
+    varmenne_apt_install "$@" >"$log" 2>&1 && exit 0
     # The lists may be absent or old; they are fetched only when the first try shows it.
-    if ! varmenne_apt install -y --no-install-recommends --no-remove "$@" >"$log" 2>&1 &&
-        ! { varmenne_apt_update "$log" &&
-            varmenne_apt install -y --no-install-recommends --no-remove "$@" >"$log" 2>&1; }; then
-        cat "$log" >&2
-        rm -f "$log"
-        varmenne_die "apt-get could not install: $*"
-    fi
-    rm -f "$log"
-}
+    varmenne_apt_update >"$log" 2>&1 && varmenne_apt_install "$@" >"$log" 2>&1 && exit 0
+    cat "$log" >&2
+    varmenne_die "apt-get could not install: $*"
+)
 
 # --- The virtual environment. ---------------------------------------------------------------------------------------
 
@@ -157,9 +157,9 @@ varmenne_venv_ready() {
 
 # pip in the environment. Its output is shown only when it fails.
 varmenne_pip() (
-    # Where packages land is our promise; everything else about pip is the user's.
+    # Where packages land, and which are hashed, are our promises; everything else about pip is the user's.
     unset PIP_TARGET PIP_PREFIX PIP_ROOT
-    export PIP_USER=0 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
+    export PIP_USER=0 PIP_REQUIRE_HASHES=0 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
     # Older pips do not read SSL_CERT_FILE. A `cert` in pip's own settings still goes before this.
     REQUESTS_CA_BUNDLE=${REQUESTS_CA_BUNDLE:-${CURL_CA_BUNDLE:-${SSL_CERT_FILE:-}}}
     if [ -n "$REQUESTS_CA_BUNDLE" ]; then export REQUESTS_CA_BUNDLE; else unset REQUESTS_CA_BUNDLE; fi
@@ -172,7 +172,8 @@ varmenne_pip() (
     fi
     log=$(mktemp)
     trap 'rm -f "$log"' EXIT
-    "$root/.venv/bin/python" -I -m pip "$@" >"$log" 2>&1 </dev/null 9<&- && exit 0
+    # It keeps the lock, so that nobody makes .venv anew under a pip that outlived its script.
+    "$root/.venv/bin/python" -I -m pip "$@" >"$log" 2>&1 </dev/null && exit 0
     cat "$log" >&2
     varmenne_die "pip failed (see above): pip $*"
 )
