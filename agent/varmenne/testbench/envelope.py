@@ -32,18 +32,25 @@ _MUST_UNDERSTAND = f"{{{SOAP_ENVELOPE}}}mustUnderstand"
 _schema_lock = threading.Lock()
 
 
-class SoapFault(Exception):
-    """The request is answered with a SOAP fault. Never leaves the bench.
+@dataclass(frozen=True, slots=True)
+class SoapFault:
+    """What a request is answered with if there is no message in it that could be answered otherwise.
 
-    Args:
-        code: ``Client``, ``Server``, ``VersionMismatch`` or ``MustUnderstand`` (SOAP 1.1, section 4.4.1).
-        text: the fault string, for people.
+    Attributes:
+        code: ``Client``, ``VersionMismatch`` or ``MustUnderstand`` (SOAP 1.1, section 4.4.1).
+        text: the fault string, for people. It never repeats a value of the request.
     """
+
+    code: str
+    text: str
+
+
+class _Unreadable(Exception):
+    """Leaves the reading of a request. Never leaves this module."""
 
     def __init__(self, code: str, text: str) -> None:
         super().__init__(text)
-        self.code = code
-        self.text = text
+        self.fault = SoapFault(code, text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +74,23 @@ class Message:
         return value
 
 
-def read_request(body: bytes) -> Message:
+def read_request(body: bytes) -> Message | SoapFault:
     """Take the message out of a request's body.
 
-    Raises:
-        SoapFault: it is not XML in UTF-8, has a document type, is not a SOAP 1.1 envelope with one known request
-            element, or that element is not valid by the schema.
+    Returns a fault if the body is not XML in UTF-8, has a document type, is not a SOAP 1.1 envelope with one known
+    request element, or that element is not valid by the schema.
     """
-    element = _only_body_child(_parse(body))
+    try:
+        return _message(_only_body_child(_parse(body)))
+    except _Unreadable as exc:
+        return exc.fault
+
+
+def _message(element: etree._Element) -> Message:
+    """Cut a request element out of its envelope as a document of its own, and validate it."""
     operation = _REQUEST_ELEMENTS.get(element.tag)
     if operation is None:
-        raise SoapFault("Client", "The Body holds no request element of this service.")
+        raise _Unreadable("Client", "The Body holds no request element of this service.")
     root = copy.deepcopy(element)
     root.tail = None
     _validate(root)
@@ -89,33 +102,33 @@ def _parse(body: bytes) -> etree._Element:
     try:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise SoapFault("Client", "The request is not XML in UTF-8.") from None
+        raise _Unreadable("Client", "The request is not XML in UTF-8.") from None
     if "<!DOCTYPE" in text:
-        raise SoapFault("Client", "Document types are not allowed.")
+        raise _Unreadable("Client", "Document types are not allowed.")
     parser = etree.XMLParser(
         encoding="utf-8", resolve_entities=False, load_dtd=False, no_network=True, remove_comments=True
     )
     try:
         return etree.fromstring(text.encode(), parser)
     except etree.XMLSyntaxError as exc:
-        raise SoapFault("Client", f"The request is not well-formed XML: {exc.msg}") from None
+        raise _Unreadable("Client", f"The request is not well-formed XML: {exc.msg}") from None
 
 
 def _only_body_child(envelope: etree._Element) -> etree._Element:
     """Return the one element in the Body of a SOAP 1.1 envelope."""
     if etree.QName(envelope).localname != "Envelope":
-        raise SoapFault("Client", "The request is not a SOAP envelope.")
+        raise _Unreadable("Client", "The request is not a SOAP envelope.")
     if envelope.tag != _ENVELOPE:
-        raise SoapFault("VersionMismatch", "This service speaks SOAP 1.1.")
+        raise _Unreadable("VersionMismatch", "This service speaks SOAP 1.1.")
     children = [child for child in envelope if isinstance(child.tag, str)]
     if [child.tag for child in children] not in ([_BODY], [_HEADER, _BODY]):
-        raise SoapFault("Client", "The envelope holds something else than a Header and a Body.")
+        raise _Unreadable("Client", "The envelope holds something else than a Header and a Body.")
     for header in children[:-1]:
         if any(entry.get(_MUST_UNDERSTAND) in {"1", "true"} for entry in header):
-            raise SoapFault("MustUnderstand", "The request has a header that this service does not understand.")
+            raise _Unreadable("MustUnderstand", "The request has a header that this service does not understand.")
     elements = [child for child in children[-1] if isinstance(child.tag, str)]
     if len(elements) != 1:
-        raise SoapFault("Client", "The Body must hold exactly one element.")
+        raise _Unreadable("Client", "The Body must hold exactly one element.")
     return elements[0]
 
 
@@ -127,7 +140,7 @@ def _validate(root: etree._Element) -> None:
             # Only the place and the kind of the error: the schema's own text would quote a password.
             error = schema.error_log[0]
             where = error.path.rpartition(":")[2].rpartition("/")[2]
-            raise SoapFault("Client", f"The request is not valid by the schema at {where} ({error.type_name}).")
+            raise _Unreadable("Client", f"The request is not valid by the schema at {where} ({error.type_name}).")
 
 
 def envelop(document: bytes) -> bytes:

@@ -38,7 +38,7 @@ MAX_CHUNK_LINE_BYTES = 256
 _XML_TYPES = {"text/xml", "application/xml"}
 
 
-class HttpRefusal(Exception):
+class _HttpRefusal(Exception):
     """The request is answered with an HTTP error, and the connection is closed. Never leaves this module."""
 
     def __init__(self, status: HTTPStatus, text: str, **headers: str) -> None:
@@ -97,7 +97,7 @@ class Handler(BaseHTTPRequestHandler):
                 raise _not_found()
             self._require_xml()
             body = self._body()
-        except HttpRefusal as exc:
+        except _HttpRefusal as exc:
             self._refuse(exc)
             return
         reply, line = self.server.site.post(body)
@@ -112,24 +112,24 @@ class Handler(BaseHTTPRequestHandler):
         """Refuse bodies that are not plain XML."""
         kind = self.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         if kind not in _XML_TYPES:
-            raise HttpRefusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "SOAP 1.1 wants Content-Type: text/xml")
+            raise _HttpRefusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "SOAP 1.1 wants Content-Type: text/xml")
         if self.headers.get("Content-Encoding", "identity").lower() != "identity":
-            raise HttpRefusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "Content-Encoding is not supported")
+            raise _HttpRefusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "Content-Encoding is not supported")
 
     def _body(self) -> bytes:
         """Read the body, however it is framed."""
         coding = self.headers.get("Transfer-Encoding", "").strip().lower()
         length = self.headers.get("Content-Length")
         if coding and length is not None:
-            raise HttpRefusal(HTTPStatus.BAD_REQUEST, "Content-Length and Transfer-Encoding exclude each other")
+            raise _HttpRefusal(HTTPStatus.BAD_REQUEST, "Content-Length and Transfer-Encoding exclude each other")
         if coding == "chunked":
             return self._chunked_body()
         if coding:
-            raise HttpRefusal(HTTPStatus.NOT_IMPLEMENTED, "the only Transfer-Encoding is chunked")
+            raise _HttpRefusal(HTTPStatus.NOT_IMPLEMENTED, "the only Transfer-Encoding is chunked")
         if length is None:
-            raise HttpRefusal(HTTPStatus.LENGTH_REQUIRED, "Content-Length is missing")
+            raise _HttpRefusal(HTTPStatus.LENGTH_REQUIRED, "Content-Length is missing")
         if not (length.isascii() and length.isdigit()):
-            raise HttpRefusal(HTTPStatus.BAD_REQUEST, "Content-Length is not a number")
+            raise _HttpRefusal(HTTPStatus.BAD_REQUEST, "Content-Length is not a number")
         size = int(length) if len(length) < 20 else MAX_BODY_BYTES + 1
         _refuse_oversized(size)
         return self._read(size, time.monotonic() + BODY_SECONDS)
@@ -164,11 +164,11 @@ class Handler(BaseHTTPRequestHandler):
                 raise _too_slow()
             part = self.rfile.read1(size - len(parts))
             if not part:
-                raise HttpRefusal(HTTPStatus.BAD_REQUEST, "the body is shorter than announced")
+                raise _HttpRefusal(HTTPStatus.BAD_REQUEST, "the body is shorter than announced")
             parts += part
         return bytes(parts)
 
-    def _refuse(self, refusal: HttpRefusal) -> None:
+    def _refuse(self, refusal: _HttpRefusal) -> None:
         """Answer with an HTTP error. The body may be unread, so the connection cannot be used again."""
         self.close_connection = True
         logger.info("BENCH %s %s: HTTP %d", self.command, self.path.partition("?")[0], refusal.reply.status)
@@ -199,27 +199,27 @@ class Handler(BaseHTTPRequestHandler):
         logger.debug("BENCH %s", format % args)
 
 
-def _not_found() -> HttpRefusal:
-    return HttpRefusal(HTTPStatus.NOT_FOUND, f"nothing is here; the service is at {SERVICE_PATH}")
+def _not_found() -> _HttpRefusal:
+    return _HttpRefusal(HTTPStatus.NOT_FOUND, f"nothing is here; the service is at {SERVICE_PATH}")
 
 
-def _method_not_allowed() -> HttpRefusal:
+def _method_not_allowed() -> _HttpRefusal:
     text = "the service takes POST; ?wsdl has its description"
-    return HttpRefusal(HTTPStatus.METHOD_NOT_ALLOWED, text, Allow="POST")
+    return _HttpRefusal(HTTPStatus.METHOD_NOT_ALLOWED, text, Allow="POST")
 
 
-def _bad_chunk() -> HttpRefusal:
-    return HttpRefusal(HTTPStatus.BAD_REQUEST, "the chunked body is malformed")
+def _bad_chunk() -> _HttpRefusal:
+    return _HttpRefusal(HTTPStatus.BAD_REQUEST, "the chunked body is malformed")
 
 
-def _too_slow() -> HttpRefusal:
-    return HttpRefusal(HTTPStatus.REQUEST_TIMEOUT, "the body came too slowly")
+def _too_slow() -> _HttpRefusal:
+    return _HttpRefusal(HTTPStatus.REQUEST_TIMEOUT, "the body came too slowly")
 
 
 def _refuse_oversized(size: int) -> None:
     """Refuse a body over the limit before it is read."""
     if size > MAX_BODY_BYTES:
-        raise HttpRefusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body is larger than {MAX_BODY_BYTES} bytes")
+        raise _HttpRefusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body is larger than {MAX_BODY_BYTES} bytes")
 
 
 class Listener(ThreadingHTTPServer):

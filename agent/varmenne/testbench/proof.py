@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from varmenne.service.interface import DSIG
-from varmenne.testbench.refusals import SIGNATURE_SHAPE, SIGNATURE_WRONG, Refused
+from varmenne.testbench.refusals import SIGNATURE_SHAPE, SIGNATURE_WRONG, refuse
 from varmenne.testbench.signing import ENVELOPED, EXCLUSIVE_C14N, RSA_SHA256, SHA256, canonical
 
 if TYPE_CHECKING:
@@ -52,22 +52,21 @@ def signer_of(root: etree._Element) -> x509.Certificate:
 
     Does not establish who issued that certificate, nor that it is valid.
 
-    Raises:
-        Refused: the signature's shape is not the one accepted, or it does not verify.
+    Refuses a signature whose shape is not the one accepted, and one that does not verify.
     """
     signature = root[-1]
     if list(_outline(signature)) != _EXPECTED:
-        raise Refused(SIGNATURE_SHAPE)
+        refuse(SIGNATURE_SHAPE)
     try:
         certificate = x509.load_der_x509_certificate(_octets(signature, "X509Certificate"))
         public_key = certificate.public_key()
     except ValueError:
-        raise Refused(SIGNATURE_SHAPE) from None
+        refuse(SIGNATURE_SHAPE)
     if not isinstance(public_key, rsa.RSAPublicKey):
-        raise Refused(SIGNATURE_SHAPE)
+        refuse(SIGNATURE_SHAPE)
     digest = hashlib.sha256(canonical(_without_signature(root), EXCLUSIVE_C14N)).digest()
     if not hmac.compare_digest(digest, _octets(signature, "DigestValue")):
-        raise Refused(SIGNATURE_WRONG)
+        refuse(SIGNATURE_WRONG)
     try:
         public_key.verify(
             _octets(signature, "SignatureValue"),
@@ -76,7 +75,7 @@ def signer_of(root: etree._Element) -> x509.Certificate:
             hashes.SHA256(),
         )
     except InvalidSignature:
-        raise Refused(SIGNATURE_WRONG) from None
+        refuse(SIGNATURE_WRONG)
     return certificate
 
 

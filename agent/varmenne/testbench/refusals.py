@@ -10,6 +10,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING, NoReturn, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Result = TypeVar("Result")
 
 
 class Language(StrEnum):
@@ -35,12 +41,25 @@ class Refusal:
         return texts[language]
 
 
-class Refused(Exception):
-    """Leaves an operation with a ``FAIL`` answer. Never leaves the bench."""
+class _Refused(Exception):
+    """Carries a refusal from :func:`refuse` to :func:`outcome`. Never leaves this module otherwise."""
 
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(refusal.code)
         self.refusal = refusal
+
+
+def refuse(refusal: Refusal) -> NoReturn:
+    """Leave an operation, however deep in it, with a refusal."""
+    raise _Refused(refusal)
+
+
+def outcome(operation: Callable[[], Result]) -> Result | Refusal:
+    """Call an operation and return its result, or the refusal that it left with."""
+    try:
+        return operation()
+    except _Refused as exc:
+        return exc.refusal
 
 
 TEMPORARY = Refusal(

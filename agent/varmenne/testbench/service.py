@@ -18,7 +18,7 @@ import secrets
 import threading
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -35,7 +35,7 @@ from varmenne.testbench.envelope import Message, SoapFault, envelop, fault_docum
 from varmenne.testbench.family import Family, customer_subject, der
 from varmenne.testbench.faults import FAULTS, NO_FAULT, Fault, Reply
 from varmenne.testbench.proof import signer_of
-from varmenne.testbench.refusals import Language, Refusal, Refused
+from varmenne.testbench.refusals import Language, Refusal, outcome, refuse
 from varmenne.testbench.signing import SignatureForm, sign_document
 from varmenne.testbench.state import BenchState, password_fits
 from varmenne.testbench.store import Clash, Issued
@@ -96,12 +96,11 @@ class BenchService:
     def handle(self, body: bytes) -> tuple[Reply, str]:
         """Answer one request body. Returns the reply, and a line for the program's log without secrets."""
         now = self._state.now()
-        try:
-            message = read_request(body)
-        except SoapFault as exc:
+        message = read_request(body)
+        if isinstance(message, SoapFault):
             number, _ = self._store.begin_request(now, None, None, None)
             self._store.end_request(number, "FAULT")
-            return Reply(500, fault_document(exc)), f"FAULT {exc.code}: {exc.text}"
+            return Reply(500, fault_document(message)), f"FAULT {message.code}: {message.text}"
         customer = message["CustomerId"]
         number, fault_name = self._store.begin_request(now, message.operation, customer, message.text("TransferId"))
         reply, status = self._answer(message, now, FAULTS[fault_name] if fault_name else NO_FAULT)
@@ -122,12 +121,12 @@ class BenchService:
     def _outcome(self, message: Message, now: datetime, fault: Fault) -> tuple[etree._Element, str]:
         """Process a message. Returns the answer, not signed yet, and the status for the log."""
         operation = self._operations[message.operation]
-        try:
-            name, value = _refuse(fault.refusal) if fault.refusal else operation(message, now)
-        except Refused as exc:
+        result: tuple[str, str] | Refusal = fault.refusal or outcome(lambda: operation(message, now))
+        if isinstance(result, Refusal):
             root = _answer_root(message.operation, "FAIL")
-            _add_error(root, exc.refusal.code, exc.refusal.message(self._behaviour.language))
-            return root, f"FAIL:{exc.refusal.code}"
+            _add_error(root, result.code, result.message(self._behaviour.language))
+            return root, f"FAIL:{result.code}"
+        name, value = result
         if fault.certificate:
             issued = x509.load_der_x509_certificate(base64.b64decode(value))
             value = base64.b64encode(der(fault.certificate(self._family, issued, now))).decode()
@@ -144,16 +143,16 @@ class BenchService:
         self._require_environment(message)
         order = self._store.find_order(message["TransferId"])
         if order is None:
-            raise Refused(refusals.UNKNOWN_TRANSFER_ID)
+            refuse(refusals.UNKNOWN_TRANSFER_ID)
         if order.customer_id != message["CustomerId"]:
-            raise Refused(refusals.TRANSFER_ID_OF_ANOTHER)
+            refuse(refusals.TRANSFER_ID_OF_ANOTHER)
         if not password_fits(message["TransferPassword"], order):
             self._store.count_wrong_password(order.transfer_id)
-            raise Refused(refusals.WRONG_PASSWORD)
+            refuse(refusals.WRONG_PASSWORD)
         if order.used:
-            raise Refused(refusals.TRANSFER_ID_USED)
+            refuse(refusals.TRANSFER_ID_USED)
         if order.valid_until <= now:
-            raise Refused(refusals.TRANSFER_ID_EXPIRED)
+            refuse(refusals.TRANSFER_ID_EXPIRED)
         key = self._requested_key(message)
         name = order.customer_name or message.text("CustomerName")
         return self._issue(key, _Holder(order.customer_id, name, order.channel, order.transfer_id), now)
@@ -164,15 +163,15 @@ class BenchService:
         certificate = signer_of(message.root)
         current = self._store.find_issued(by="certificate_hash", value=_sha256(der(certificate)))
         if current is None:
-            raise Refused(refusals.SIGNER_UNKNOWN)
+            refuse(refusals.SIGNER_UNKNOWN)
         if current.customer_id != message["CustomerId"]:
-            raise Refused(refusals.SIGNER_OF_ANOTHER)
+            refuse(refusals.SIGNER_OF_ANOTHER)
         if current.revoked_at is not None:
-            raise Refused(refusals.SIGNER_REVOKED)
+            refuse(refusals.SIGNER_REVOKED)
         if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
-            raise Refused(refusals.SIGNER_NOT_VALID)
+            refuse(refusals.SIGNER_NOT_VALID)
         if now < certificate.not_valid_after_utc - RENEWAL_WINDOW:
-            raise Refused(refusals.TOO_EARLY)
+            refuse(refusals.TOO_EARLY)
         key = self._requested_key(message)
         name = current.customer_name or message.text("CustomerName")
         return self._issue(key, _Holder(current.customer_id, name, current.channel), now)
@@ -182,23 +181,23 @@ class BenchService:
         self._require_environment(message)
         issued = self._store.find_issued(by="retrieval_id", value=message["RetrievalId"])
         if issued is None:
-            raise Refused(refusals.UNKNOWN_RETRIEVAL_ID)
+            refuse(refusals.UNKNOWN_RETRIEVAL_ID)
         if issued.customer_id != message["CustomerId"]:
-            raise Refused(refusals.RETRIEVAL_ID_OF_ANOTHER)
+            refuse(refusals.RETRIEVAL_ID_OF_ANOTHER)
         if now < issued.ready_at:
-            raise Refused(refusals.NOT_READY)
+            refuse(refusals.NOT_READY)
         return "Certificate", base64.b64encode(issued.certificate).decode()
 
     def _require_environment(self, message: Message) -> None:
         """Refuse a request that was meant for the other environment."""
         if message["Environment"] != self._behaviour.environment.on_the_wire:
-            raise Refused(refusals.WRONG_ENVIRONMENT)
+            refuse(refusals.WRONG_ENVIRONMENT)
 
     def _requested_key(self, message: Message) -> rsa.RSAPublicKey:
         """Check the CSR and return its key, which must not have a certificate yet."""
         key = checked_csr_key(base64.b64decode(message["CertificateRequest"]))
         if self._store.find_issued(by="public_key_hash", value=_key_hash(key)):
-            raise Refused(refusals.KEY_KNOWN)
+            refuse(refusals.KEY_KNOWN)
         return key
 
     def _issue(self, key: rsa.RSAPublicKey, holder: _Holder, now: datetime) -> tuple[str, str]:
@@ -218,7 +217,7 @@ class BenchService:
             ready_at=now + timedelta(seconds=self._behaviour.delay_seconds),
         )
         if clash := self._store.add_issued(issued, now):
-            raise Refused(_CLASHES[clash])
+            refuse(_CLASHES[clash])
         return "RetrievalId", issued.retrieval_id
 
 
@@ -229,33 +228,27 @@ _CLASHES = {Clash.ORDER: refusals.TRANSFER_ID_USED, Clash.KEY: refusals.KEY_KNOW
 def checked_csr_key(csr: bytes) -> rsa.RSAPublicKey:
     """Check a CSR as the service does, and return the one thing that is used of it: its public key.
 
-    Raises:
-        Refused: it is not PKCS#10 in DER, not signed by RSA with SHA-256, its key is not RSA of 2048 bits, or its
-            signature does not verify.
+    Refuses what is not PKCS#10 in DER or not signed by RSA with SHA-256, a key that is not RSA of 2048 bits, and a
+    signature that does not verify.
     """
     try:
         request = x509.load_der_x509_csr(csr)
         exact = request.public_bytes(serialization.Encoding.DER) == csr
     except ValueError:
-        raise Refused(refusals.CSR_UNREADABLE) from None
+        refuse(refusals.CSR_UNREADABLE)
     if not exact:
-        raise Refused(refusals.CSR_UNREADABLE)
+        refuse(refusals.CSR_UNREADABLE)
     if request.signature_algorithm_oid != SignatureAlgorithmOID.RSA_WITH_SHA256:
-        raise Refused(refusals.CSR_ALGORITHM)
+        refuse(refusals.CSR_ALGORITHM)
     try:
         key = request.public_key()
     except (ValueError, UnsupportedAlgorithm):
-        raise Refused(refusals.CSR_KEY) from None
+        refuse(refusals.CSR_KEY)
     if not isinstance(key, rsa.RSAPublicKey) or key.key_size != RSA_BITS:
-        raise Refused(refusals.CSR_KEY)
+        refuse(refusals.CSR_KEY)
     if not request.is_signature_valid:
-        raise Refused(refusals.CSR_SIGNATURE)
+        refuse(refusals.CSR_SIGNATURE)
     return key
-
-
-def _refuse(refusal: Refusal) -> NoReturn:
-    """Leave an operation with a refusal."""
-    raise Refused(refusal)
 
 
 def _answer_root(operation: Operation, status: str, *values: tuple[str, str]) -> etree._Element:
