@@ -120,17 +120,22 @@ class BenchService:
 
     def _outcome(self, message: Message, now: datetime, fault: Fault) -> tuple[etree._Element, str]:
         """Process a message. Returns the answer, not signed yet, and the status for the log."""
-        operation = self._operations[message.operation]
-        result: tuple[str, str] | Refusal = fault.refusal or outcome(lambda: operation(message, now))
+        result = outcome(lambda: self._process(message, now, fault))
         if isinstance(result, Refusal):
             root = _answer_root(message.operation, "FAIL")
             _add_error(root, result.code, result.message(self._behaviour.language))
             return root, f"FAIL:{result.code}"
-        name, value = result
+        return _answer_root(message.operation, "OK", result), "OK"
+
+    def _process(self, message: Message, now: datetime, fault: Fault) -> tuple[str, str]:
+        """Do what the operation does, and return the name and text of the element that is answered."""
+        if fault.refusal:
+            refuse(fault.refusal)
+        name, value = self._operations[message.operation](message, now)
         if fault.certificate:
             issued = x509.load_der_x509_certificate(base64.b64decode(value))
             value = base64.b64encode(der(fault.certificate(self._family, issued, now))).decode()
-        return _answer_root(message.operation, "OK", (name, value)), "OK"
+        return name, value
 
     def _signer_at(self, now: datetime) -> KeyPair:
         """Return the service's signing key for this time."""
