@@ -3,10 +3,11 @@
 Two ways to run one::
 
     OpenBaoServer(folder)                       in memory; everything is gone when it stops; ready in a moment
-    OpenBaoServer(folder, persistent=True)      on disk (raft), unseals itself, audit log, comes up again as it was
+    OpenBaoServer(folder, persistent=True)      on disk (raft), and comes up again as it was
 
+Both are initialised and unsealed without a person (by a key file in the folder, which is what makes them unfit for
+anything real), both keep an audit log, and neither runs in the server's "dev" mode, which prints its root token.
 :func:`provision` then gives varmenne what an administrator would: a mount, a policy, a role, and nothing more.
-The root token is a :class:`Secret`, handed to the server by its environment and never on its command line.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from varmenne.domain.secret import Secret
-from varmenne.errors import ConfigError, InputError, VaultUnavailable
+from varmenne.errors import ConfigError, VaultUnavailable
 from varmenne.settings import LoginSettings, VaultSettings
 from varmenne.testbench.files import write_file
 from varmenne.vault.policies import policy_text
@@ -73,24 +74,21 @@ class OpenBaoServer:
     Args:
         folder: holds the server's log and, for a persistent one, all that it keeps; made with mode 0700.
         persistent: keep everything on disk. Such a server comes up at the same address every time.
-        tls: serve HTTPS with a CA of its own; persistent servers only.
-        port: the port to listen on; the next one is used too. By default a free pair is found.
+        tls: serve HTTPS with a CA of its own.
 
     Attributes:
-        address: the server's URL, once started.
-        ca_file: PEM file of the CA of its TLS certificate; empty for HTTP.
         log_file: what the server said; made anew when it is started.
+        audit_file: the audit log; Vault hashes the values in it, but not paths.
     """
 
-    def __init__(self, folder: Path, *, persistent: bool = False, tls: bool = False, port: int | None = None) -> None:
-        if tls and not persistent:
-            raise ValueError("a server in memory has no TLS")
+    def __init__(self, folder: Path, *, persistent: bool = False, tls: bool = False) -> None:
         self.folder = folder.resolve()
         self.persistent = persistent
         self.tls = tls
         self.log_file = self.folder / "openbao.log"
+        self._storage = self.folder / "raft"
         self.audit_file = self.folder / "audit.log"
-        self._port = port
+        self._port = 0
         self._root = Secret("")
         self._process: subprocess.Popen[bytes] | None = None
         self._ending: weakref.finalize[..., OpenBaoServer] | None = None
@@ -107,7 +105,7 @@ class OpenBaoServer:
 
     @property
     def root_token(self) -> Secret:
-        """The root token: of this run in memory, of the first run on disk."""
+        """The root token, once started. For setting up; it is also in the folder, for whoever explores the demo."""
         return self._root
 
     @property
@@ -131,18 +129,19 @@ class OpenBaoServer:
         """
         binary = find_binary()
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fixed = self._recall_port()
-        for last in (False,) * (PORT_TRIES - 1) + (True,):
-            self._port = fixed or _free_port_pair()
-            self._launch(binary)
+        again = self._is_initialised()
+        for tries_left in reversed(range(1 if again else PORT_TRIES)):
+            self._port = self._configured_port() if again else _free_port_pair()
+            self._launch(binary, self._config_file if again else self._configure())
             try:
-                return self._become_ready()
+                self._become_ready()
             except VaultUnavailable:
                 self.stop()
                 # Between finding a free port and using it, another process may have taken it.
-                if fixed or last or "address already in use" not in self._log_tail():
+                if not tries_left or "address already in use" not in self._log_tail():
                     raise
-        return None
+            else:
+                return
 
     def stop(self) -> None:
         """Stop the server as an administrator would, by SIGTERM; end it hard if it does not obey."""
@@ -161,31 +160,30 @@ class OpenBaoServer:
         settings = VaultSettings(address=self.address, ca_file=self.ca_file)
         return wire.new_client(settings, token or self._root)
 
-    def _recall_port(self) -> int | None:
-        """Return the port that must be used: the one asked for, or the one of a persistent server's first run."""
-        config = self.folder / "server.json"
-        if self.persistent and config.exists():
-            listener = json.loads(config.read_text(encoding="utf-8"))["listener"]["tcp"]
-            return int(listener["address"].rpartition(":")[2])
-        return self._port
+    @property
+    def _config_file(self) -> Path:
+        """The server's configuration; OpenBao reads JSON as well as HCL."""
+        return self.folder / "server.json"
 
-    def _launch(self, binary: Path) -> None:
+    def _is_initialised(self) -> bool:
+        """Tell whether this is a server on disk that has been up before."""
+        return self.persistent and (self.folder / ROOT_TOKEN_FILE).exists()
+
+    def _configured_port(self) -> int:
+        """Return the port of the first run, which the settings of whoever uses the server name."""
+        listener = json.loads(self._config_file.read_text(encoding="utf-8"))["listener"]["tcp"]
+        return int(listener["address"].rpartition(":")[2])
+
+    def _launch(self, binary: Path, config: Path) -> None:
         """Start the process, with an environment of our own making and its words in the log file."""
-        environment = {"HOME": str(self.folder), "PATH": os.defpath}
-        if self.persistent:
-            arguments = [f"-config={self._configure()}"]
-        else:
-            self._root = Secret(secrets.token_hex(16))
-            environment["BAO_DEV_ROOT_TOKEN_ID"] = self._root.reveal()
-            arguments = ["-dev", "-dev-no-store-token", f"-dev-listen-address={HOST}:{self._port}"]
         write_file(self.log_file, b"")
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
-                [*_ended_with_us(), str(binary), "server", *arguments],
+                [*_ended_with_us(), str(binary), "server", f"-config={config}"],
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,  # A server in memory greets with its root token here.
-                stderr=log,
-                env=environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={"HOME": str(self.folder), "PATH": os.defpath},
                 cwd=self.folder,
                 process_group=0,  # Ctrl-C is for us; we stop the server in our own time.
             )
@@ -197,8 +195,7 @@ class OpenBaoServer:
         client = self.client(Secret(""))
         with contextlib.closing(client.adapter):
             self._until(deadline, client.sys.read_seal_status)
-            if self.persistent:
-                self._initialise(client)
+            self._initialise(client)
         client = self.client()
         with contextlib.closing(client.adapter):
             self._until(deadline, client.auth.token.lookup_self)
@@ -207,6 +204,7 @@ class OpenBaoServer:
         """Initialise the server if it is new, and keep its root token where the demo's user can find it."""
         token_file = self.folder / ROOT_TOKEN_FILE
         if not client.sys.is_initialized():
+            # hvac's own call sends parameters that do not go with a server that unseals itself.
             answer = client.adapter.put("/v1/sys/init", json={"recovery_shares": 1, "recovery_threshold": 1})
             write_file(token_file, answer["root_token"].encode())
         self._root = Secret(token_file.read_text(encoding="ascii").strip())
@@ -237,13 +235,11 @@ class OpenBaoServer:
         return ""
 
     def _configure(self) -> Path:
-        """Write the configuration and what it names, once; later starts use what is there."""
-        config = self.folder / "server.json"
-        if config.exists():
-            return config
-        (self.folder / "raft").mkdir(mode=0o700, exist_ok=True)
+        """Write the configuration of a new server and all that it names."""
+        shutil.rmtree(self._storage, ignore_errors=True)
+        self._storage.mkdir(mode=0o700)
         write_file(self.folder / UNSEAL_KEY_FILE, secrets.token_bytes(UNSEAL_KEY_BYTES))
-        listener = {"address": f"{HOST}:{self._port}", "cluster_address": f"{HOST}:{(self._port or 0) + 1}"}
+        listener = {"address": f"{HOST}:{self._port}", "cluster_address": f"{HOST}:{self._port + 1}"}
         if self.tls:
             _make_tls_files(self.folder / "tls")
             listener |= {
@@ -252,25 +248,24 @@ class OpenBaoServer:
             }
         else:
             listener["tls_disable"] = "true"
-        write_file(config, json.dumps(self._configuration(listener), indent=2).encode())
-        return config
+        write_file(self._config_file, json.dumps(self._configuration(listener), indent=2).encode())
+        return self._config_file
 
     def _configuration(self, listener: dict[str, str]) -> dict[str, object]:
-        """Return the configuration of a persistent server (OpenBao reads JSON as well as HCL)."""
+        """Return the configuration."""
+        # The multiplier 1 is the production value; the default waits five times as long for an election.
+        raft = {"path": str(self._storage), "node_id": "varmenne", "performance_multiplier": "1"}
         return {
             "ui": False,
             "api_addr": self.address,
-            "cluster_addr": f"https://{HOST}:{(self._port or 0) + 1}",
-            # The multiplier 1 is the production value; the default waits five times as long for an election.
-            "storage": {
-                "raft": {"path": str(self.folder / "raft"), "node_id": "varmenne", "performance_multiplier": "1"}
-            },
+            "cluster_addr": f"https://{HOST}:{self._port + 1}",
+            "storage": {"raft": raft} if self.persistent else {"inmem": {}},
             "listener": {"tcp": listener},
             "seal": {
                 "static": {"current_key_id": "varmenne-1", "current_key": f"file://{self.folder / UNSEAL_KEY_FILE}"}
             },
             # OpenBao 2.7 takes audit devices from its configuration only.
-            "audit": {"file": {"to-file": {"options": {"file_path": str(self.audit_file), "mode": "0600"}}}},
+            "audit": [{"type": "file", "path": "file", "options": {"file_path": str(self.audit_file), "mode": "0600"}}],
         }
 
 
@@ -374,7 +369,7 @@ def _free_port_pair() -> int:
             with contextlib.suppress(OSError, OverflowError):
                 second.bind((HOST, port + 1))
                 return port
-    raise InputError("No two neighbouring ports are free on the loopback interface")
+    raise VaultUnavailable("No two neighbouring ports are free on the loopback interface")
 
 
 def _make_tls_files(folder: Path) -> None:
