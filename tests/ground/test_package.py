@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import zipfile
@@ -32,8 +33,9 @@ def test_the_wheel_is_typed_and_runs_as_a_module(wheel: zipfile.ZipFile, suffix:
 def test_the_wheel_holds_every_file_of_the_package(wheel: zipfile.ZipFile) -> None:
     """The service's WSDL and schemas are data that the code reads at run time, like all files beside the code."""
     package = ROOT / "agent"
-    files = {path for path in (package / "varmenne").rglob("*") if path.is_file() and "__pycache__" not in path.parts}
-    names = {path.relative_to(package).as_posix() for path in files}
+    files = {path.relative_to(package) for path in (package / "varmenne").rglob("*") if path.is_file()}
+    caches = re.compile(r"__pycache__|(^|/)\.")
+    names = {path.as_posix() for path in files if not caches.search(path.as_posix())}
     assert names - set(wheel.namelist()) == set()
     assert [name for name in names if name.endswith((".wsdl", ".xsd"))] != []
 
