@@ -1,0 +1,439 @@
+"""The token as the rest of varmenne sees it: typed verbs, carried out by a worker process, one at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+
+import msgspec
+
+from varmenne import errors
+from varmenne.clock import Clock, system_clock
+from varmenne.domain.keys import KEY_ID_BYTES, CustodyProbe, KeyFacts, KeyId, Signer, TokenIdentity
+from varmenne.errors import InputError, PinError, TokenError, TokenUnavailable
+from varmenne.secret_sources import ReadableByOthers
+from varmenne.token import messages as say
+from varmenne.token import pin_rules
+from varmenne.token.process import Lost, WorkerProcess
+
+if TYPE_CHECKING:
+    from varmenne.settings import TokenSettings
+    from varmenne.token.status import TokenStatus
+
+R = TypeVar("R")
+
+_ERRORS: Final[dict[str, type[errors.VarmenneError]]] = {
+    cls.__name__: cls for cls in (*errors.family(TokenError), errors.ConfigError, InputError)
+}
+"""The errors that a worker may send."""
+
+_MAX_LABEL_BYTES: Final = 255
+
+
+class _Refused(Exception):
+    """A worker's answer that is no answer."""
+
+    def __init__(self, failed: say.Failed) -> None:
+        super().__init__(failed.what)
+        self.failed = failed
+
+
+class Token:
+    """A PKCS#11 token: the one that the settings select.
+
+    Nothing happens until the first call, which starts the worker process; :meth:`close` (or leaving the ``with`` block)
+    ends it. After a crash or an exceeded time limit, the next call starts a fresh worker by itself. Calls that only
+    read, and signing, are repeated once when a worker was lost under them; making a key, storing and probing are not.
+
+    May be used by several threads; they take turns. Every method raises
+    :class:`~varmenne.errors.TokenUnavailable` when the module, the token or the worker fails in a way that may pass,
+    and, if it needs a login, :class:`~varmenne.errors.PinError` when the PIN was refused or may not be tried
+    (:mod:`varmenne.token.pin_rules`). After a refusal, every method that needs a login fails in the same way without
+    touching the token.
+
+    Args:
+        settings: which module, which token, where the PIN comes from, and the time limits.
+        state_dir: folder in which a refused PIN is remembered across processes. Without it, only this object remembers.
+        clock: tells the time for records and for the age of leftovers.
+        retry_pin: a person orders one login although the PIN was refused before, or one try is left.
+    """
+
+    def __init__(
+        self,
+        settings: TokenSettings,
+        *,
+        state_dir: Path | None = None,
+        clock: Clock = system_clock,
+        retry_pin: bool = False,
+    ) -> None:
+        self._settings = settings
+        self._memory = pin_rules.PinMemory(state_dir)
+        self._clock = clock
+        self._retry_pin = retry_pin
+        self._turn = threading.RLock()
+        self._worker: WorkerProcess | None = None
+        self._pin_error: PinError | None = None
+        self._descriptor_spent = False
+        self._closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Log out and end the worker. May be called again."""
+        with self._turn:
+            self._closed = True
+            if self._worker is not None:
+                self._worker.close()
+                self._worker = None
+
+    def identity(self) -> TokenIdentity:
+        """Return what the token says of itself, without logging in."""
+        return self.status().identity
+
+    def status(self) -> TokenStatus:
+        """Return the token's identity, PIN flags and abilities, without logging in."""
+        return self._call(say.Identify())
+
+    def login(self) -> None:
+        """Log in now. Other methods do it by themselves when they need it.
+
+        Raises:
+            PinError: the PIN was refused, or may not be tried.
+            ConfigError, InputError: the PIN cannot be read from its source.
+
+        Warns:
+            ReadableByOthers: the PIN's source can be read by others.
+        """
+        with self._turn:
+            self._logged_in(self._ready())
+
+    def generate(self, key_id: KeyId, label: str) -> KeyFacts:
+        """Make a key pair in the token and read it back; if a key with this ``CKA_ID`` is there, return that one.
+
+        So the call can be made again after a crash: there is never a second key. ``made_at`` of the result tells the
+        two cases apart.
+
+        Raises:
+            InputError: ``key_id`` is not 16 bytes, or the label is empty, too long or not printable.
+            TokenUnfit: the key is not as ordered. If this call made it, it has been destroyed again.
+            KeyNotFound: more than one key has this ``CKA_ID``.
+            TokenError: the token makes no such keys.
+        """
+        if len(key_id) != KEY_ID_BYTES:
+            raise InputError(f"A CKA_ID has {KEY_ID_BYTES} bytes, not {len(key_id)}")
+        _check_label(label)
+        now = self._clock()
+        made = self._call(say.Generate(key_id, label))
+        return replace(made.facts, made_at=now) if made.made else made.facts
+
+    def find(self, key_id: KeyId) -> KeyFacts | None:
+        """Read back everything about a key. ``None`` only if the token itself still answers and holds no such key.
+
+        Raises:
+            TokenUnfit: the key is not as varmenne orders keys.
+            KeyNotFound: more than one key has this ``CKA_ID``.
+        """
+        _check_key_id(key_id)
+        return self._call(say.Find(key_id))
+
+    def signer(self, key_id: KeyId) -> Signer:
+        """Return a signer for a key; it verifies every signature before it hands it out.
+
+        Raises:
+            KeyNotFound: no key, or more than one, has this ``CKA_ID``.
+        """
+        _check_key_id(key_id)
+        return _TokenSigner(self, key_id, self._call(say.PublicKey(key_id)))
+
+    def store_certificate(self, key_id: KeyId, label: str, certificate: bytes) -> bool:
+        """Put a certificate (DER) beside its key, under the same ``CKA_ID``. False if it was there already.
+
+        Raises:
+            InputError: it is not one DER certificate, or not for this key; or the label is not usable.
+            KeyNotFound: no key, or more than one, has this ``CKA_ID``.
+        """
+        _check_key_id(key_id)
+        _check_label(label)
+        return self._call(say.StoreCertificate(key_id, label, certificate))
+
+    def certificates(self, key_id: KeyId) -> tuple[bytes, ...]:
+        """Return the certificates (DER) beside a key. Nothing about them is verified here."""
+        _check_key_id(key_id)
+        return self._call(say.Certificates(key_id))
+
+    def keys(self) -> tuple[tuple[KeyId, str], ...]:
+        """Return ``CKA_ID`` and label of every private key in the token, whoever made it."""
+        return tuple((KeyId(key_id), label) for key_id, label in self._call(say.Keys()))
+
+    def check_anchor(self, public_key_sha256: str) -> None:
+        """Make sure that a known key is in the token; serial numbers do not show that a token was re-initialised.
+
+        Args:
+            public_key_sha256: SHA-256 of the key's DER ``SubjectPublicKeyInfo``, in hexadecimal.
+
+        Raises:
+            TokenError: no private key in the token has this hash.
+        """
+        if not self._call(say.HoldsKey(public_key_sha256.lower())):
+            raise TokenError(
+                f"The token {self._settings.label!r} does not hold the key that it is known by",
+                why="it is another token with the same label, or it was initialised anew",
+                next_step="Correct the [token] settings, or token.anchor if the token was replaced on purpose",
+                anchor=public_key_sha256,
+            )
+
+    def probe(self) -> CustodyProbe:
+        """Try to get throw-away keys out of the token by every known way, and report each try.
+
+        Real keys are not touched. ``fit`` of the result is the verdict; a token that is not fit raises nothing here.
+        """
+        now = self._clock()
+        probed = self._call(say.Probe(now))
+        return CustodyProbe(token=probed.status.identity, at=now, results=probed.results)
+
+    def _call(self, verb: say.Verb[R]) -> R:
+        """Carry out a verb: start a worker and log in if need be, and repeat once where that is harmless."""
+        with self._turn:
+            try:
+                return self._once(verb)
+            except (Lost, _Refused) as exc:
+                if not self._may_repeat(verb, exc):
+                    raise _in_our_words(exc) from exc
+            try:
+                return self._once(verb)
+            except (Lost, _Refused) as exc:
+                raise _in_our_words(exc) from exc
+
+    def _may_repeat(self, verb: say.Verb[R], error: Lost | _Refused) -> bool:
+        """Tell whether the worker was lost under a verb that can be repeated. After a time limit it would only hang."""
+        if not verb.repeatable or isinstance(error, PinError):
+            return False
+        return not error.over_time if isinstance(error, Lost) else error.failed.discard
+
+    def _once(self, verb: say.Verb[R]) -> R:
+        """Carry out a verb on the present worker or a fresh one."""
+        worker = self._ready()
+        if verb.needs_login:
+            self._logged_in(worker)
+        value: R = self._ask(worker, verb, self._time_limit(verb))
+        return value
+
+    def _time_limit(self, verb: say.Verb[Any]) -> float:
+        """Return how long a verb may take: a probe makes up to four key pairs, one of them for wrapping."""
+        settings = self._settings
+        if isinstance(verb, say.Generate):
+            return settings.generate_timeout_seconds
+        if isinstance(verb, say.Probe):
+            return 4 * settings.generate_timeout_seconds + settings.call_timeout_seconds
+        return settings.call_timeout_seconds
+
+    def _ready(self) -> WorkerProcess:
+        """Return a worker that lives and has loaded the module."""
+        if self._closed:
+            raise TokenError("The token has been closed", why="a call came after close()")
+        worker = self._worker
+        if worker is not None and (worker.owner != os.getpid() or not worker.alive):
+            worker.close()
+            self._worker = worker = None
+        if worker is None:
+            worker = WorkerProcess(self._settings.environment, self._pin_descriptor())
+            self._worker = worker
+            settings = self._settings
+            setup = say.Setup(
+                module=settings.module,
+                init_parameters=settings.init_parameters,
+                label=settings.label,
+                serial=settings.serial,
+                model=settings.model,
+            )
+            with self._discarded_on_failure(worker):
+                self._unpacked(worker.setup(setup, settings.call_timeout_seconds), None)
+        return worker
+
+    def _pin_descriptor(self) -> int | None:
+        """Return the descriptor that the worker is to inherit: the PIN's, unless it has been read already."""
+        kind, _, number = self._settings.pin.partition(":")
+        return int(number) if kind == "fd" and not self._descriptor_spent else None
+
+    def _ask(self, worker: WorkerProcess, verb: say.Verb[Any], timeout_seconds: float | None) -> Any:
+        """Have one verb carried out, and let the worker go if its state is in doubt after it."""
+        with self._discarded_on_failure(worker):
+            return self._unpacked(worker.ask(verb, timeout_seconds), verb.returns)
+
+    @contextlib.contextmanager
+    def _discarded_on_failure(self, worker: WorkerProcess) -> Iterator[None]:
+        """Forget a worker that was lost, or end one that is in doubt, so that the next call starts a fresh one."""
+        try:
+            yield
+        except _Refused as exc:
+            if exc.failed.discard:
+                worker.kill()
+                self._worker = None
+            raise
+        except (Lost, KeyboardInterrupt, SystemExit):
+            self._worker = None
+            raise
+
+    def _unpacked(self, answer: say.Done | say.Failed, returns: Any) -> Any:
+        """Return the value of an answer, and pass its warnings on."""
+        for message in answer.warnings:
+            warnings.warn(message, ReadableByOthers, stacklevel=2)
+        if isinstance(answer, say.Failed):
+            raise _Refused(answer)
+        return msgspec.msgpack.decode(answer.value, type=returns)
+
+    def _logged_in(self, worker: WorkerProcess) -> None:
+        """Log in unless that has been done. The PIN is tried at most once, whatever happens."""
+        if worker.logged_in:
+            return
+        if self._pin_error is not None:
+            raise self._pin_error.with_traceback(None)
+        source = self._settings.pin
+        with contextlib.ExitStack() as stack:
+            if not pin_rules.interactive(source):
+                stack.enter_context(self._memory.one_at_a_time())
+            status: TokenStatus = self._ask(worker, say.Identify(), self._settings.call_timeout_seconds)
+            stamp = pin_rules.stamp(source)
+            refusal = self._memory.recall(status.identity, source)
+            error = pin_rules.objection(status, source, refusal=refusal, now_stamp=stamp, ordered=self._retry_pin)
+            if error is not None:
+                self._pin_error = error
+                raise error
+            self._read_pin(worker, source)
+            self._try_pin(worker, status.identity, source, stamp)
+
+    def _read_pin(self, worker: WorkerProcess, source: str) -> None:
+        """Have the worker read the PIN. A person may take as long as it takes."""
+        if self._descriptor_spent:
+            raise TokenUnavailable(
+                "The token cannot be logged in to again",
+                why=f"the PIN could be read from {source} only once, and the process that read it has ended",
+                next_step="Run the command again",
+            )
+        typed = pin_rules.interactive(source)
+        with _terminal_kept() if typed else contextlib.nullcontext():
+            self._ask(worker, say.ReadPin(source), None if typed else self._settings.call_timeout_seconds)
+        self._descriptor_spent = source.startswith("fd:")
+
+    def _try_pin(
+        self, worker: WorkerProcess, token: TokenIdentity, source: str, stamp: pin_rules.FileStamp | None
+    ) -> None:
+        """Make the one try, and remember how it went."""
+        self._retry_pin = False
+        try:
+            self._ask(worker, say.Login(), self._settings.call_timeout_seconds)
+        except _Refused as exc:
+            error = _in_our_words(exc)
+            if isinstance(error, PinError):
+                self._pin_error = error
+            if exc.failed.pin_refused:
+                self._memory.remember(token, source, stamp, self._clock(), str(exc.failed.facts.get("code", "")))
+            raise error from None
+        except Lost as exc:
+            raise exc.error from exc
+        worker.logged_in = True
+        self._memory.forget(token, source)
+
+
+class _TokenSigner:
+    """Signs with one key of a token, and believes no signature that it has not verified."""
+
+    def __init__(self, token: Token, key_id: KeyId, public_key: bytes) -> None:
+        self._token = token
+        self._key_id = key_id
+        self._public_key = public_key
+
+    @property
+    def public_key(self) -> bytes:
+        """The public key as DER ``SubjectPublicKeyInfo``."""
+        return self._public_key
+
+    def sign(self, data: bytes) -> bytes:
+        """Return an RSASSA-PKCS1-v1_5 signature with SHA-256 over ``data``.
+
+        Raises:
+            TokenError: the token did not sign, or its signature does not verify.
+        """
+        signature = self._token._call(say.Sign(self._key_id, data))  # noqa: SLF001 - the token's other half
+        self._verify(signature, data)
+        return signature
+
+    def _verify(self, signature: bytes, data: bytes) -> None:
+        """Verify a signature in software. It also shows a handle that came to mean another key."""
+        from cryptography.exceptions import InvalidSignature
+        from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+        from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+        from cryptography.hazmat.primitives.hashes import SHA256
+        from cryptography.hazmat.primitives.serialization import load_der_public_key
+
+        try:
+            key = load_der_public_key(self._public_key)
+            if not isinstance(key, RSAPublicKey):
+                raise InvalidSignature
+            key.verify(signature, data, PKCS1v15(), SHA256())
+        except (InvalidSignature, ValueError) as exc:
+            raise TokenError(
+                "The token gave a wrong signature",
+                why=f"it does not verify with the public key of CKA_ID {self._key_id.hex()}",
+                next_step="Do not trust this token before its maker has explained it",
+                key_id=self._key_id.hex(),
+            ) from exc
+
+
+def _in_our_words(error: Lost | _Refused) -> errors.VarmenneError:
+    """Return the error of our tree that a lost worker or a refusal stands for."""
+    if isinstance(error, Lost):
+        return error.error
+    failed = error.failed
+    kind = _ERRORS.get(failed.error, TokenError)
+    return kind(failed.what, why=failed.why, next_step=failed.next_step, **failed.facts)
+
+
+def _check_key_id(key_id: bytes) -> None:
+    """Refuse an empty ``CKA_ID``, which some tokens would take for "any"."""
+    if not key_id:
+        raise InputError("The CKA_ID is empty")
+
+
+def _check_label(label: str) -> None:
+    """Refuse a label that tokens could cut, garble or not take."""
+    try:
+        size = len(label.encode())
+    except UnicodeEncodeError as exc:
+        raise InputError("The label is not valid Unicode text") from exc
+    if not 0 < size <= _MAX_LABEL_BYTES or not label.isprintable():
+        raise InputError(f"The label must have 1 to {_MAX_LABEL_BYTES} bytes of printable characters")
+
+
+@contextlib.contextmanager
+def _terminal_kept() -> Iterator[None]:
+    """Put the terminal back if the worker is ended while it asks for the PIN, when echo is off."""
+    import termios
+
+    try:
+        terminal = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        yield  # There is none: the worker will say so.
+        return
+    try:
+        before = termios.tcgetattr(terminal)
+        try:
+            yield
+        except BaseException:
+            termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+            raise
+    finally:
+        os.close(terminal)

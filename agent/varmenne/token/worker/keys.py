@@ -1,0 +1,251 @@
+"""Keys: ordered by the template, read back attribute by attribute, judged, and used for signing."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass, exceptions
+from pkcs11.constants import MechanismFlag
+
+from varmenne.domain.keys import RSA_BITS, KeyFacts, KeyId
+from varmenne.errors import TokenError, TokenUnfit
+from varmenne.token.key_policy import (
+    CONCEDED_ON,
+    CONCESSIONS,
+    EVIDENCE,
+    EXPECTATIONS,
+    PRIVATE_KEY_ORDER,
+    PUBLIC_EXPONENT,
+    PUBLIC_KEY_ORDER,
+    judge,
+)
+from varmenne.token.messages import Made
+from varmenne.token.worker.failures import LOST_OBJECT, code
+from varmenne.token.worker.objects import PrivateKeys, read
+from varmenne.token.worker.session import SIGN_MECHANISMS
+from varmenne.token.worker.templates import Template, checked, from_names
+
+if TYPE_CHECKING:
+    from pkcs11.types import Object, PrivateKey, PublicKey, Session
+
+    from varmenne.token.worker.session import TokenSession
+
+_DIGEST_INFO_SHA256 = bytes.fromhex("3031300d060960864801650304020105000420")
+"""DER of ``DigestInfo`` for SHA-256 up to the hash itself (RFC 8017, 9.2, note 1)."""
+
+_COMPUTED = frozenset({"MODULUS_BITS", "PUBLIC_EXPONENT"})
+
+
+def generate(token: TokenSession, keys: PrivateKeys, key_id: KeyId, label: str) -> Made:
+    """Make a key pair and read it back; if a key with this ``CKA_ID`` is there, judge that one and return it.
+
+    Raises:
+        TokenUnfit: the key is not as ordered. One that was made here is destroyed again; one that was found stays.
+        KeyNotFound: more than one key has this ``CKA_ID``.
+        PKCS11Error: the token refused every form of the order.
+    """
+    found = keys.find(key_id)
+    if found is not None:
+        return Made(facts=_judged(_facts(token, found, key_id), label), made=False)
+    public, private, concession = order_pair(token.work, key_id=key_id, label=label)
+    try:
+        facts = _judged(_facts(token, private, key_id), label, concession)
+        keys.get(key_id)
+    except TokenUnfit as exc:
+        raise _undone(exc, public, private) from exc
+    return Made(facts=facts, made=True)
+
+
+def find(token: TokenSession, keys: PrivateKeys, key_id: KeyId) -> KeyFacts | None:
+    """Read back everything about a key; ``None`` if the token answers and holds none.
+
+    Raises:
+        TokenUnfit: the key breaks a demand.
+    """
+    found = keys.find(key_id)
+    return None if found is None else _judged(_facts(token, found, key_id))
+
+
+def order_pair(
+    session: Session, *, key_id: bytes, label: str, changes: dict[str, bool] | None = None
+) -> tuple[PublicKey, PrivateKey, str]:
+    """Order a key pair, with each concession in turn, and return it with the sentence of the concession that it took.
+
+    Args:
+        session: a session with login.
+        key_id: the ``CKA_ID`` of both halves.
+        label: the ``CKA_LABEL`` of both halves.
+        changes: what the private key's order has otherwise; only the probe's control keys use this.
+
+    Raises:
+        PKCS11Error: the token refused every form of the order, or refused one by another code than
+            :data:`~varmenne.token.key_policy.CONCEDED_ON` lists.
+    """
+    private_order = {**PRIVATE_KEY_ORDER, **(changes or {})}
+    first: exceptions.PKCS11Error | None = None
+    for concession in CONCESSIONS:
+        try:
+            public, private = _order(session, key_id, label, private_order, concession.leave_out)
+        except exceptions.PKCS11Error as exc:
+            first = first or exc
+            # NOTE: after CKR_GENERAL_ERROR "the goals of the function may have been partially achieved" (PKCS#11 2.40,
+            # 5.1.1). A key that came into being is left to be found by the next call, and no second one is made.
+            if code(exc) not in CONCEDED_ON or _exists(session, key_id):
+                raise
+            continue
+        return public, private, f"{concession.sentence} ({code(first)})" if first else ""
+    raise first or AssertionError("there is at least one form of the order")
+
+
+def _order(
+    session: Session, key_id: bytes, label: str, private_order: dict[str, bool], leave_out: frozenset[str]
+) -> tuple[PublicKey, PrivateKey]:
+    """Order a key pair in one form. Both templates are complete: the library's own defaults do not show through."""
+    names: Template = {Attribute.ID: key_id, Attribute.LABEL: label}
+    private = from_names(private_order, leave_out=leave_out) | names
+    public = from_names(dict(PUBLIC_KEY_ORDER), leave_out=leave_out) | names
+    public[Attribute.TOKEN] = private[Attribute.TOKEN]
+    public[Attribute.MODULUS_BITS] = RSA_BITS
+    public[Attribute.PUBLIC_EXPONENT] = PUBLIC_EXPONENT.to_bytes(3, "big")
+    return session.generate_keypair(
+        KeyType.RSA,
+        RSA_BITS,
+        id=key_id,
+        label=label,
+        store=bool(private[Attribute.TOKEN]),
+        capabilities=MechanismFlag.SIGN | MechanismFlag.VERIFY,
+        mechanism=Mechanism.RSA_PKCS_KEY_PAIR_GEN,
+        public_template=checked(public),
+        private_template=checked(private),
+    )
+
+
+def _exists(session: Session, key_id: bytes) -> bool:
+    """Tell whether a private key with this ``CKA_ID`` is in the token."""
+    template: Template = {Attribute.CLASS: ObjectClass.PRIVATE_KEY, Attribute.ID: key_id}
+    return bool(list(session.get_objects(checked(template))))
+
+
+def public_key(token: TokenSession, private: Object) -> bytes:
+    """Build the DER ``SubjectPublicKeyInfo`` from the private object's own modulus and exponent.
+
+    The public object is asked only for an exponent that the private one does not tell, and only if its modulus is the
+    same: anybody may delete or replace public objects.
+
+    Raises:
+        TokenError: it is not an RSA key, or the token tells neither.
+    """
+    from asn1crypto.keys import PublicKeyInfo, RSAPublicKey
+
+    modulus, exponent = _numbers(token, private)
+    if not modulus or not exponent:
+        raise TokenError(
+            "The token does not tell the public half of a key", why="modulus or exponent of the RSA key cannot be read"
+        )
+    numbers = RSAPublicKey({"modulus": modulus, "public_exponent": exponent})
+    der: bytes = PublicKeyInfo.wrap(numbers, "rsa").dump()
+    return der
+
+
+def sign(token: TokenSession, keys: PrivateKeys, key_id: bytes, data: bytes) -> bytes:
+    """Sign with SHA-256 and PKCS #1 v1.5 padding. A handle that has gone stale is looked for once more.
+
+    Raises:
+        KeyNotFound: no key, or more than one, has this ``CKA_ID``.
+        PKCS11Error: the token did not sign; its work session is dropped, since an operation may be stuck in it.
+    """
+    try:
+        return _sign(token, keys.cached(key_id), data)
+    except exceptions.PKCS11Error as exc:
+        token.drop_work()
+        keys.forget()
+        if code(exc) not in LOST_OBJECT:
+            raise
+    return _sign(token, keys.get(key_id), data)
+
+
+def holds(token: TokenSession, keys: PrivateKeys, public_key_sha256: str) -> bool:
+    """Tell whether a private key with this hash of its ``SubjectPublicKeyInfo`` is in the token."""
+    return any(
+        hashlib.sha256(public_key(token, thing)).hexdigest() == public_key_sha256
+        for thing in keys.all()
+        if read(thing, Attribute.KEY_TYPE) == KeyType.RSA and read(thing, Attribute.MODULUS)
+    )
+
+
+def _sign(token: TokenSession, private: Object, data: bytes) -> bytes:
+    """Sign with the best mechanism that the token lists."""
+    mechanism = next((known for known in SIGN_MECHANISMS if int(known) in token.mechanisms), None)
+    if mechanism is None or not hasattr(private, "sign"):
+        raise TokenError("The key cannot sign", why="the token lists neither CKM_SHA256_RSA_PKCS nor CKM_RSA_PKCS")
+    if mechanism is Mechanism.RSA_PKCS:
+        data = _DIGEST_INFO_SHA256 + hashlib.sha256(data).digest()
+    signature: bytes = private.sign(data, mechanism=mechanism)
+    return signature
+
+
+def _numbers(token: TokenSession, private: Object) -> tuple[int, int]:
+    """Return modulus and public exponent; zero stands for what the token does not tell."""
+    modulus = int.from_bytes(read(private, Attribute.MODULUS) or b"", "big")
+    exponent = int.from_bytes(read(private, Attribute.PUBLIC_EXPONENT) or b"", "big")
+    if modulus and not exponent:
+        key_id = read(private, Attribute.ID) or b""
+        template: Template = {Attribute.CLASS: ObjectClass.PUBLIC_KEY, Attribute.ID: key_id}
+        for thing in token.work.get_objects(checked(template)):
+            if int.from_bytes(read(thing, Attribute.MODULUS) or b"", "big") == modulus:
+                exponent = int.from_bytes(read(thing, Attribute.PUBLIC_EXPONENT) or b"", "big")
+    return modulus, exponent
+
+
+def _facts(token: TokenSession, private: Object, key_id: KeyId) -> KeyFacts:
+    """Read everything that the policy names, one attribute at a time, without judging it."""
+    attributes: dict[str, bool | int | None] = {}
+    for name in [row.attribute for row in EXPECTATIONS if row.attribute not in _COMPUTED] + list(EVIDENCE):
+        value = read(private, Attribute[name])
+        attributes[name] = value if isinstance(value, bool) or value is None else int(value)
+    modulus, exponent = _numbers(token, private)
+    attributes["MODULUS_BITS"] = modulus.bit_length() or None
+    attributes["PUBLIC_EXPONENT"] = exponent or None
+    return KeyFacts(
+        key_id=key_id,
+        label=read(private, Attribute.LABEL) or "",
+        public_key=public_key(token, private) if modulus and exponent else b"",
+        attributes=attributes,
+        deviations=(),
+        token=token.status().identity,
+    )
+
+
+def _judged(facts: KeyFacts, label: str | None = None, concession: str = "") -> KeyFacts:
+    """Add the deviations to a key's facts.
+
+    Raises:
+        TokenUnfit: the key breaks a demand.
+    """
+    from dataclasses import replace
+
+    judgement = judge(facts.attributes)
+    if judgement.unfit:
+        raise TokenUnfit(
+            "The token made a key that is not as ordered"
+            if label is not None
+            else f"The key with CKA_ID {facts.key_id.hex()} is not as ordered",
+            why="; ".join(judgement.unfit),
+            next_step="Do not use this token for varmenne's keys",
+            key_id=facts.key_id.hex(),
+        )
+    named = [f"LABEL is {facts.label!r}, not {label!r} as ordered"] if label not in {None, facts.label} else []
+    return replace(facts, deviations=(*([concession] if concession else ()), *judgement.deviations, *named))
+
+
+def _undone(error: TokenUnfit, *made: Object) -> TokenUnfit:
+    """Destroy what was made, and say in the error whether that worked."""
+    try:
+        for thing in made:
+            thing.destroy()
+    except exceptions.PKCS11Error as exc:
+        ending = f"it could not be destroyed again ({code(exc)}): delete it with the token's tools"
+    else:
+        ending = "it has been destroyed again"
+    return TokenUnfit(error.what, why=f"{error.why}; {ending}", next_step=error.next_step, **error.facts)
