@@ -1,23 +1,240 @@
+"""Publishing and reading on a real server: each operation once, nothing overwritten, nothing lost."""
+
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+import msgspec
+import pytest
+
 from varmenne.clock import system_clock
-from varmenne.domain.identifiers import Channel, CustomerId, Environment
-from varmenne.vault import CertificateStore
+from varmenne.errors import InputError, VaultConflict, VaultError
+from varmenne.testbench.openbao import make_role
+from varmenne.vault import CertificateStore, Location, MetadataNotWritten, policy_text
+from varmenne.vault.store import MAX_RECORD_BYTES, digest_of
 
 if TYPE_CHECKING:
     from harness.openbao import Vault
 
+RECORD = {"certificate": "one", "enrollment": "20261124-00000001", "not_before": "2026-11-24T00:00:00Z"}
+NEXT = {"certificate": "two", "enrollment": "20261124-00000002", "not_before": "2026-11-25T00:00:00Z"}
+WRITERS = 50
 
-def test_published_record_is_read_back(vault: Vault) -> None:
-    """What was published is what is read, with its version and custom metadata."""
-    with CertificateStore(vault.settings, clock=system_clock) as store:
-        where = store.location(Environment.TEST, CustomerId("1234567-8"), Channel.WS)
-        version = store.publish(where, {"a": "b"}, operation="op-1", custom_metadata={"k": "v"})
-        found = store.read(where)
-        print(store.check(where))
+
+def test_what_was_published_is_read(vault: Vault, store: CertificateStore, where: Location) -> None:
+    """The record comes back with its version, its custom metadata, and the two fields that the store adds."""
+    version = store.publish(where, RECORD, operation="op-1", custom_metadata={"serial_number": "01"})
+    found = store.read(where)
     assert version == 1
     assert found is not None
-    assert found.version == 1
+    assert (found.version, found.operation, found.custom_metadata) == (1, "op-1", {"serial_number": "01"})
+    assert found.data == {**RECORD, "_operation": "op-1", "_digest": digest_of(found.data)}
+    assert list(vault.versions(where.path)) == ["1"]
+
+
+def test_nothing_published_reads_as_none(store: CertificateStore, where: Location) -> None:
+    """A path that was never written is no error."""
+    assert store.read(where) is None
+
+
+def test_next_record_becomes_the_next_version(vault: Vault, store: CertificateStore, where: Location) -> None:
+    """A renewal is published over its predecessor, which stays in the history."""
+    store.publish(where, RECORD, operation="op-1")
+    assert store.publish(where, NEXT, operation="op-2") == 2
+    old = vault.root.secrets.kv.v2.read_secret_version(
+        where.path, version=1, mount_point=vault.settings.mount, raise_on_deleted_version=True
+    )
+    assert old["data"]["data"]["certificate"] == "one"
+
+
+def test_repeating_an_operation_writes_nothing(vault: Vault, store: CertificateStore, where: Location) -> None:
+    """After a crash the same operation finds its own version, also from a new session."""
+    store.publish(where, RECORD, operation="op-1", custom_metadata={"k": "v"})
+    before = vault.root.secrets.kv.v2.read_secret_metadata(where.path, mount_point=vault.settings.mount)["data"]
+    with CertificateStore(vault.settings, clock=system_clock) as another:
+        assert another.publish(where, RECORD, operation="op-1", custom_metadata={"k": "v"}) == 1
+    after = vault.root.secrets.kv.v2.read_secret_metadata(where.path, mount_point=vault.settings.mount)["data"]
+    assert after == before
+
+
+def test_repeating_after_a_crash_before_the_metadata_sets_it(store: CertificateStore, where: Location) -> None:
+    """Custom metadata comes after the record; a crash between the two is made good by the repetition."""
+    store.publish(where, RECORD, operation="op-1")
+    assert store.publish(where, RECORD, operation="op-1", custom_metadata={"k": "v"}) == 1
+    found = store.read(where)
+    assert found is not None
     assert found.custom_metadata == {"k": "v"}
+
+
+def test_one_operation_never_publishes_two_records(vault: Vault, store: CertificateStore, where: Location) -> None:
+    """The same operation with another content is a mistake of the caller, not a new version."""
+    store.publish(where, RECORD, operation="op-1")
+    with pytest.raises(VaultConflict) as caught:
+        store.publish(where, NEXT, operation="op-1")
+    assert caught.value.facts["their_enrollment"] == RECORD["enrollment"]
+    assert list(vault.versions(where.path)) == ["1"]
+
+
+def test_a_newer_varmenne_finds_what_an_older_one_published(
+    vault: Vault, store: CertificateStore, where: Location
+) -> None:
+    """Same operation, same certificate, other words around it: that is the same act, and nothing is written."""
+    store.publish(where, {**RECORD, "fingerprint_sha256": "ab"}, operation="op-1")
+    assert store.publish(where, {**RECORD, "fingerprint_sha256": "ab", "layout": 9}, operation="op-1") == 1
+    assert list(vault.versions(where.path)) == ["1"]
+
+
+def test_an_older_certificate_does_not_replace_a_newer(vault: Vault, store: CertificateStore, where: Location) -> None:
+    """A run that is resumed after a later one has published finds that out and changes nothing."""
+    store.publish(where, NEXT, operation="op-2")
+    with pytest.raises(VaultConflict, match="begins later") as caught:
+        store.publish(where, RECORD, operation="op-1")
+    assert (caught.value.facts["version"], caught.value.facts["their_operation"]) == (1, "op-2")
+    assert list(vault.versions(where.path)) == ["1"]
+
+
+def test_a_write_in_between_is_a_conflict(
+    vault: Vault, store: CertificateStore, where: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever wrote between our reading and our writing keeps their version; we learn whose it is."""
+    read = store._state
+
+    def read_then_lose(path: str, version: int | None = None) -> object:
+        found = read(path, version)
+        if version is None:
+            vault.root.secrets.kv.v2.create_or_update_secret(
+                path, {"enrollment": "20261124-ffffffff"}, cas=found.version, mount_point=vault.settings.mount
+            )
+        return found
+
+    monkeypatch.setattr(store, "_state", read_then_lose)
+    with pytest.raises(VaultConflict, match="in between") as caught:
+        store.publish(where, RECORD, operation="op-1")
+    monkeypatch.undo()
+    assert caught.value.facts["version"] == 1
+    assert caught.value.facts["their_enrollment"] == "20261124-ffffffff"
+    found = store.read(where)
+    assert found is not None
+    assert found.data == {"enrollment": "20261124-ffffffff"}
+
+
+@pytest.mark.parametrize("act", ["delete_latest_version_of_secret", "destroy_secret_versions"])
+def test_a_removed_version_is_followed_by_the_next(
+    vault: Vault, store: CertificateStore, where: Location, act: str
+) -> None:
+    """A deleted or destroyed latest version reads as nothing, and its number is not used again."""
+    store.publish(where, RECORD, operation="op-1")
+    more = {"versions": [1]} if act == "destroy_secret_versions" else {}
+    getattr(vault.root.secrets.kv.v2, act)(path=where.path, mount_point=vault.settings.mount, **more)
+    assert store.read(where) is None
+    assert store.publish(where, RECORD, operation="op-1") == 2
+
+
+def test_fifty_writers_make_each_version_once(vault: Vault, where: Location) -> None:
+    """Of writers that start together, exactly one makes each version; the others know that they have lost."""
+
+    def write(number: int) -> int | None:
+        with CertificateStore(vault.settings, clock=system_clock) as store:
+            try:
+                return store.publish(where, {"certificate": number}, operation=f"op-{number}")
+            except VaultConflict:
+                return None
+
+    with ThreadPoolExecutor(16) as pool:
+        versions = [version for version in pool.map(write, range(WRITERS)) if version is not None]
+    assert sorted(versions) == list(range(1, len(versions) + 1))
+    assert len(vault.versions(where.path)) == min(len(versions), 20)
+    assert vault.root.secrets.kv.v2.read_secret_metadata(where.path, mount_point=vault.settings.mount)["data"][
+        "current_version"
+    ] == len(versions)
+
+
+def test_kv_version_1_is_refused(vault: Vault, where: Location) -> None:
+    """A version 1 mount would take the write and keep no version: nothing is written to it."""
+    name = f"{vault.settings.mount}-old"
+    vault.root.sys.enable_secrets_engine("kv", path=name, options={"version": "1"})
+    role_id, secret_id = make_role(vault.root, name, policy_text("agent", mount=name))
+    login = msgspec.structs.replace(vault.settings.login, role_id=role_id, secret_id="env:VARMENNE_TEST_SECRET_ID")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VARMENNE_TEST_SECRET_ID", secret_id.reveal())
+        settings = msgspec.structs.replace(vault.settings, mount=name, login=login)
+        with (
+            pytest.warns(UserWarning, match="comes from the environment"),
+            CertificateStore(settings, clock=system_clock) as store,
+            pytest.raises(VaultError, match="version 1") as caught,
+        ):
+            store.publish(where, RECORD, operation="op-1")
+    assert caught.value.facts["mount"] == name
+    assert vault.root.adapter.get(f"/v1/{name}/?list=true", raise_exception=False).status_code == 404
+    vault.root.sys.disable_secrets_engine(name)
+
+
+def test_a_mount_without_cas_required_is_written_with_check_and_set_too(
+    vault: Vault, store: CertificateStore, where: Location
+) -> None:
+    """Check-and-set is ours to ask for; the mount's own demand is only the second lock."""
+    vault.root.secrets.kv.v2.configure(cas_required=False, mount_point=vault.settings.mount)
+    assert store.publish(where, RECORD, operation="op-1") == 1
+    with pytest.raises(VaultConflict):
+        store._write(where.path, {"_operation": "op-2", "_digest": "x"}, 0)
+    assert list(vault.versions(where.path)) == ["1"]
+
+
+def test_a_record_that_is_too_large_is_not_sent(vault: Vault, store: CertificateStore, where: Location) -> None:
+    """The limit is ours: Vault's storage would answer an internal error, which looks as if it might pass."""
+    with pytest.raises(VaultError, match="too large") as caught:
+        store.publish(where, {"certificate": "x" * MAX_RECORD_BYTES}, operation="op-1")
+    assert "size_bytes" in caught.value.facts
+    assert vault.versions(where.path) == {}
+
+
+@pytest.mark.parametrize(
+    ("record", "operation", "metadata"),
+    [
+        ({"x": float("nan")}, "op", {}),
+        ({"x": {1, 2}}, "op", {}),
+        (RECORD, "", {}),
+        (RECORD, "op", {"empty": ""}),
+        (RECORD, "op", {"long": "x" * 513}),
+        (RECORD, "op", {"": "x"}),
+        (RECORD, "op", {"number": 7}),
+        (RECORD, "op", {f"k{number}": "v" for number in range(65)}),
+    ],
+)
+def test_what_vault_could_not_hold_is_refused_before_it_is_sent(
+    vault: Vault, where: Location, record: dict[str, object], operation: str, metadata: dict[str, str]
+) -> None:
+    """Values that are not JSON and metadata beyond Vault's limits leave no half-published record."""
+    with CertificateStore(vault.settings, clock=system_clock) as store, pytest.raises(InputError):
+        store.publish(where, record, operation=operation, custom_metadata=metadata)
+    assert vault.versions(where.path) == {}
+
+
+def test_custom_metadata_is_merged_and_the_paths_settings_stay(
+    vault: Vault, store: CertificateStore, where: Location
+) -> None:
+    """Hvac's own call would reset delete_version_after; ours touches nothing but our own strings."""
+    vault.root.secrets.kv.v2.update_metadata(
+        where.path,
+        max_versions=7,
+        delete_version_after="100h",
+        custom_metadata={"owner": "ops"},
+        mount_point=vault.settings.mount,
+    )
+    store.publish(where, RECORD, operation="op-1", custom_metadata={"serial_number": "01"})
+    after = vault.root.secrets.kv.v2.read_secret_metadata(where.path, mount_point=vault.settings.mount)["data"]
+    assert after["custom_metadata"] == {"owner": "ops", "serial_number": "01"}
+    assert (after["max_versions"], after["delete_version_after"]) == (7, "100h0m0s")
+
+
+def test_metadata_that_may_not_be_set_is_a_warning(vault: Vault, where: Location) -> None:
+    """The record is what matters; without the right to set metadata it is published all the same."""
+    policy = policy_text("agent", mount=vault.settings.mount).replace('"create", "update", "patch", "read"', '"read"')
+    vault.root.sys.create_or_update_policy(f"varmenne-agent-{vault.settings.mount}", policy)
+    with CertificateStore(vault.settings, clock=system_clock) as store:
+        with pytest.warns(MetadataNotWritten, match="policy does not allow"):
+            assert store.publish(where, RECORD, operation="op-1", custom_metadata={"k": "v"}) == 1
+        found = store.read(where)
+    assert found is not None
+    assert found.custom_metadata == {}

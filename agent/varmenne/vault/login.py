@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from varmenne.domain.secret import Secret
-from varmenne.errors import ConfigError, VaultError
+from varmenne.errors import ConfigError, VaultDenied, VaultError
 from varmenne.secret_sources import read_secret
 
 if TYPE_CHECKING:
@@ -119,15 +119,27 @@ class AppRole:
         Raises:
             ConfigError: the secret ID's source cannot be read.
             InputError: it gives nothing usable.
+            VaultDenied: there is nobody to log in at.
             VaultError: what answers is not Vault.
         """
+        from hvac.exceptions import Forbidden
+
         secret = self._secret_id()
-        answer = client.auth.approle.login(
-            self._settings.role_id,
-            secret.reveal() if secret else None,
-            use_token=False,
-            mount_point=self._settings.mount,
-        )
+        try:
+            answer = client.auth.approle.login(
+                self._settings.role_id,
+                secret.reveal() if secret else None,
+                use_token=False,
+                mount_point=self._settings.mount,
+            )
+        except Forbidden:
+            # A login needs no rights: a 403 here is not about a policy.
+            raise VaultDenied(
+                "Vault refused the login",
+                why=f"most likely there is no AppRole auth method at the mount {self._settings.mount}",
+                next_step="Check vault.login.mount and vault.namespace",
+                reason="login",
+            ) from None
         return granted(answer)
 
     def changed(self) -> bool:

@@ -194,9 +194,12 @@ class CertificateStore:
         def read(client: Any) -> Any:
             try:
                 return client.secrets.kv.v2.read_secret_version(
-                    path, version=version, mount_point=self._mount, raise_on_deleted_version=False
+                    path, version=version, mount_point=self._mount, raise_on_deleted_version=True
                 )
             except InvalidPath as exc:
+                # Deleted and destroyed versions come as 404 with their metadata. (hvac would return only the former.)
+                if isinstance(exc.json, dict) and exc.json.get("data"):
+                    return exc.json
                 # An empty list of errors means: never written. Anything else is about the mount or the namespace.
                 if exc.errors != []:
                     raise
