@@ -58,9 +58,11 @@ varmenne_missing_packages() (
 varmenne_python() (
     for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11 /usr/bin/python3}; do
         path=$(command -v "$candidate") || continue
-        "$path" -I -c '
+        # It must say so itself: a stub may exit with 0.
+        usable=$("$path" -I -c '
 import ensurepip, sqlite3, ssl, sys, venv
-sys.exit(not (3, 11) <= sys.version_info < (3, 14))' >/dev/null 2>&1 </dev/null || continue
+print((3, 11) <= sys.version_info < (3, 14))' 2>/dev/null </dev/null) || continue
+        [ "$usable" = True ] || continue
         echo "$path"
         exit 0
     done

@@ -6,7 +6,9 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
+from shlex import quote
 
 import pytest
 
@@ -40,6 +42,52 @@ def test_set_up_names_no_host() -> None:
     files = [*ROOT.glob("requirements/*"), *ROOT.glob("scripts/*"), *ROOT.glob(".ci/*")]
     named = {path.name: address.findall(path.read_text("utf-8")) for path in files if path.is_file()}
     assert {name: found for name, found in named.items() if found} == {}
+
+
+def test_documents_name_only_paths_that_exist() -> None:
+    """Whoever follows a document must find what it speaks of."""
+    documents = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
+    named = {
+        path
+        for text in documents
+        for path in re.findall(r"`((?:scripts|agent|tests|docs)/[\w./-]+)", text.read_text("utf-8"))
+    }
+    assert {path for path in named if not (ROOT / path).exists()} == set()
+
+
+def test_each_system_package_has_a_level_and_a_reason() -> None:
+    """The one table of packages can be read by the scripts and by people."""
+    [table] = re.findall(r"<<'TABLE'\n(.*?)\nTABLE\n", (ROOT / "scripts/setup.sh").read_text("utf-8"), re.DOTALL)
+    odd = [line for line in table.splitlines() if not re.fullmatch(r"[a-z0-9.+-]+ +(run|test) +\S.*", line)]
+    assert odd == []
+
+
+def _python_found(tmp_path: Path, **programs: str) -> str:
+    """What set-up takes for Python on a PATH that holds only these programs, each given as the body of a script."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name, body in programs.items():
+        (tools / name).write_text(f"#!/bin/sh\n{body}\n", encoding="utf-8")
+        (tools / name).chmod(0o755)
+    script = f'root={quote(str(ROOT))}; . "$root/scripts/setup.sh"; PATH={tools}; varmenne_python'
+    done = subprocess.run(["/bin/sh", "-c", script], env={}, capture_output=True, text=True, check=False, timeout=30)
+    return done.stdout.strip().removeprefix(f"{tools}/")
+
+
+GOOD = f'exec {quote(sys.executable)} "$@"'
+
+
+@pytest.mark.parametrize(
+    "python3", ["exit 1", "exit 0", "echo 3.9", "kill -9 $$"], ids=["fails", "lies", "talks", "dies"]
+)
+def test_a_python3_that_cannot_be_used_is_passed_over(tmp_path: Path, python3: str) -> None:
+    """A stub, or an old one that hides Debian's, must not stop a newcomer whose machine has a good one, too."""
+    assert _python_found(tmp_path, python3=python3, **{"python3.12": GOOD}) == "python3.12"
+
+
+def test_the_python_on_the_path_is_taken_first(tmp_path: Path) -> None:
+    """Who has arranged for a Python means it."""
+    assert _python_found(tmp_path, python3=GOOD, **{"python3.12": GOOD}) == "python3"
 
 
 @pytest.fixture
