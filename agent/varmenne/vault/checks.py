@@ -32,10 +32,12 @@ DANGEROUS = {
 """KV version 2 path → rights that publishing never uses, and that could take away what was published."""
 
 DANGEROUS_ELSEWHERE = {
-    "sys/policies/acl/varmenne-agent": ("create", "update"),
-    "sys/mounts/varmenne": ("create", "update"),
+    "{mount}/config": ("create", "update"),
+    "sys/policies/acl/{mount}": ("create", "update"),
+    "sys/mounts/{mount}": ("create", "update"),
+    "sys/auth/{mount}": ("create", "update"),
 }
-"""Other paths at which an agent must not have these rights."""
+"""Other paths at which an agent must not have these rights; the names under ``sys`` are only examples of any."""
 
 
 def reachable(connection: Connection, path: str) -> Check:  # noqa: ARG001 - all checks are called alike
@@ -80,6 +82,8 @@ def mount(connection: Connection, path: str) -> Check:  # noqa: ARG001 - all che
             lambda client: client.adapter.get(f"/v1/sys/internal/ui/mounts/{name}"),
         )
     except VaultDenied as exc:
+        if exc.facts.get("reason") != "policy":
+            raise
         raise VaultDenied(
             f"Vault has no mount {name}, or none that our role may use",
             why="Vault answers the same to both",
@@ -130,7 +134,8 @@ def rights(connection: Connection, path: str) -> Check:
 def no_dangerous_rights(connection: Connection, path: str) -> Check:
     """Ask whether our token could also destroy what was published, or give itself more rights."""
     name = connection.settings.mount
-    table = {f"{name}/{kind}/{path}": wanted for kind, wanted in DANGEROUS.items()} | DANGEROUS_ELSEWHERE
+    table = {f"{name}/{kind}/{path}": feared for kind, feared in DANGEROUS.items()}
+    table |= {where.format(mount=name): feared for where, feared in DANGEROUS_ELSEWHERE.items()}
     found = _capabilities(connection, {where: where for where in table})
     excess = [
         f"{right} at {where}" for where, feared in table.items() for right in ("root", *feared) if right in found[where]

@@ -33,6 +33,7 @@ class Failure:
         why: the cause; where empty, the words of the library's exception.
         retry: the same call may succeed in a moment.
         executed: the server may have done what it was asked, although the call failed.
+        reason: what refused us, ``login`` or ``policy``, for programs; empty for other failures.
     """
 
     error: type[VaultError]
@@ -41,6 +42,7 @@ class Failure:
     why: str = ""
     retry: bool = False
     executed: bool = False
+    reason: str = ""
 
 
 SEALED = Failure(
@@ -83,6 +85,7 @@ DENIED = Failure(
     VaultDenied,
     "Vault's policy does not allow this",
     "Give the role the policy of policies/agent.hcl; `varmenne doctor` shows what is missing",
+    reason="policy",
 )
 REFUSED = Failure(VaultError, "Vault refused the request", "The words above are Vault's own")
 NOT_SENT = Failure(
@@ -122,13 +125,21 @@ BY_WORDS: tuple[tuple[str, Failure], ...] = (
             "Vault refused the AppRole login",
             "Give the role a new secret ID, and check vault.login.role_id",
             why="the role ID is wrong, or the secret ID is wrong, expired or used up; Vault does not tell which",
+            reason="login",
         ),
     ),
-    ("missing secret_id", Failure(VaultDenied, "The AppRole login needs a secret ID", "Set vault.login.secret_id")),
-    ("missing role_id", Failure(VaultDenied, "The AppRole login needs a role ID", "Set vault.login.role_id")),
+    (
+        "missing secret_id",
+        Failure(VaultDenied, "The AppRole login needs a secret ID", "Set vault.login.secret_id", reason="login"),
+    ),
     (
         "source address",
-        Failure(VaultDenied, "Vault does not accept a login from this computer's address", "Ask its administrators"),
+        Failure(
+            VaultDenied,
+            "Vault does not accept a login from this computer's address",
+            "Ask its administrators to change the bound CIDRs of the role",
+            reason="login",
+        ),
     ),
     ("active cluster node not found", BETWEEN_LEADERS),
     (
@@ -239,6 +250,8 @@ def error_of(exc: BaseException, doing: str, address: str) -> VaultError:
     facts: dict[str, Any] = {"doing": doing, "address": address}
     if (status := getattr(exc, "status", None)) is not None:
         facts["status"] = status
+    if failure.reason:
+        facts["reason"] = failure.reason
     if failure.executed:
         facts["executed"] = "unknown"
     return failure.error(
