@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _XML = "text/xml; charset=utf-8"
-_SERVE_POLL_SECONDS = 0.05
+_SERVE_POLL_SECONDS = 0.02
 """How often the accepting thread looks whether it is to stop."""
 
 
