@@ -1,7 +1,7 @@
 """Real SoftHSM tokens for tests, made by the same function that makes them for people.
 
-Use it from a ``conftest.py``: ``from harness.softhsm import softhsm, softhsm_shared, token`` (or name ``harness.softhsm``
-in ``pytest_plugins`` of the top conftest).
+Use the fixtures from a ``conftest.py`` by ``from harness.softhsm import softhsm, softhsm_shared, token``, or by naming
+``harness.softhsm`` in ``pytest_plugins`` of the top one.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ def softhsm(tmp_path: Path) -> CreatedToken:
 @pytest.fixture(scope="module")
 def softhsm_shared(tmp_path_factory: pytest.TempPathFactory) -> CreatedToken:
     """A SoftHSM token for a whole test module, for tests that only add keys of their own."""
-    return create_softhsm_token(tmp_path_factory.mktemp("shared") / "softhsm", label=TOKEN_LABEL, module=softhsm_module())
+    return create_softhsm_token(
+        tmp_path_factory.mktemp("shared") / "softhsm", label=TOKEN_LABEL, module=softhsm_module()
+    )
 
 
 @pytest.fixture

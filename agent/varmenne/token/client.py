@@ -5,23 +5,21 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
-import msgspec
-
-from varmenne import errors
 from varmenne.clock import Clock, system_clock
 from varmenne.domain.keys import KEY_ID_BYTES, CustodyProbe, KeyFacts, KeyId, Signer, TokenIdentity
 from varmenne.errors import InputError, PinError, TokenError, TokenUnavailable
-from varmenne.secret_sources import ReadableByOthers
 from varmenne.token import messages as say
 from varmenne.token import pin_rules
+from varmenne.token.answers import Refused, unpack
 from varmenne.token.process import Lost, WorkerProcess
+from varmenne.token.signer import VerifiedSigner
+from varmenne.token.terminal import terminal_kept
 
 if TYPE_CHECKING:
     from varmenne.settings import TokenSettings
@@ -29,20 +27,7 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
-_ERRORS: Final[dict[str, type[errors.VarmenneError]]] = {
-    cls.__name__: cls for cls in (*errors.family(TokenError), errors.ConfigError, InputError)
-}
-"""The errors that a worker may send."""
-
 _MAX_LABEL_BYTES: Final = 255
-
-
-class _Refused(Exception):
-    """A worker's answer that is no answer."""
-
-    def __init__(self, failed: say.Failed) -> None:
-        super().__init__(failed.what)
-        self.failed = failed
 
 
 class Token:
@@ -118,7 +103,10 @@ class Token:
             ReadableByOthers: the PIN's source can be read by others.
         """
         with self._turn:
-            self._logged_in(self._ready())
+            try:
+                self._logged_in(self._ready())
+            except (Lost, Refused) as exc:
+                raise exc.error from exc
 
     def generate(self, key_id: KeyId, label: str) -> KeyFacts:
         """Make a key pair in the token and read it back; if a key with this ``CKA_ID`` is there, return that one.
@@ -156,7 +144,9 @@ class Token:
             KeyNotFound: no key, or more than one, has this ``CKA_ID``.
         """
         _check_key_id(key_id)
-        return _TokenSigner(self, key_id, self._call(say.PublicKey(key_id)))
+        return VerifiedSigner(
+            key_id, self._call(say.PublicKey(key_id)), lambda data: self._call(say.Sign(key_id, data))
+        )
 
     def store_certificate(self, key_id: KeyId, label: str, certificate: bytes) -> bool:
         """Put a certificate (DER) beside its key, under the same ``CKA_ID``. False if it was there already.
@@ -209,17 +199,17 @@ class Token:
         with self._turn:
             try:
                 return self._once(verb)
-            except (Lost, _Refused) as exc:
+            except (Lost, Refused) as exc:
                 if not self._may_repeat(verb, exc):
-                    raise _in_our_words(exc) from exc
+                    raise exc.error from exc
             try:
                 return self._once(verb)
-            except (Lost, _Refused) as exc:
-                raise _in_our_words(exc) from exc
+            except (Lost, Refused) as exc:
+                raise exc.error from exc
 
-    def _may_repeat(self, verb: say.Verb[R], error: Lost | _Refused) -> bool:
+    def _may_repeat(self, verb: say.Verb[R], error: Lost | Refused) -> bool:
         """Tell whether the worker was lost under a verb that can be repeated. After a time limit it would only hang."""
-        if not verb.repeatable or isinstance(error, PinError):
+        if not verb.repeatable:
             return False
         return not error.over_time if isinstance(error, Lost) else error.failed.discard
 
@@ -244,23 +234,29 @@ class Token:
         """Return a worker that lives and has loaded the module."""
         if self._closed:
             raise TokenError("The token has been closed", why="a call came after close()")
-        worker = self._worker
-        if worker is not None and (worker.owner != os.getpid() or not worker.alive):
-            worker.close()
-            self._worker = worker = None
-        if worker is None:
-            worker = WorkerProcess(self._settings.environment, self._pin_descriptor())
-            self._worker = worker
-            settings = self._settings
-            setup = say.Setup(
-                module=settings.module,
-                init_parameters=settings.init_parameters,
-                label=settings.label,
-                serial=settings.serial,
-                model=settings.model,
-            )
-            with self._discarded_on_failure(worker):
-                self._unpacked(worker.setup(setup, settings.call_timeout_seconds), None)
+        if self._worker is not None and (self._worker.owner != os.getpid() or not self._worker.alive):
+            self._worker.close()
+            self._worker = None
+        if self._worker is None:
+            self._worker = self._started()
+        return self._worker
+
+    def _started(self) -> WorkerProcess:
+        """Start a worker and have it load the module."""
+        settings = self._settings
+        worker = WorkerProcess(settings.environment, self._pin_descriptor())
+        setup = say.Setup(
+            module=settings.module,
+            init_parameters=settings.init_parameters,
+            label=settings.label,
+            serial=settings.serial,
+            model=settings.model,
+        )
+        try:
+            unpack(worker.setup(setup, settings.call_timeout_seconds), None)
+        except BaseException:
+            worker.kill()
+            raise
         return worker
 
     def _pin_descriptor(self) -> int | None:
@@ -271,14 +267,14 @@ class Token:
     def _ask(self, worker: WorkerProcess, verb: say.Verb[Any], timeout_seconds: float | None) -> Any:
         """Have one verb carried out, and let the worker go if its state is in doubt after it."""
         with self._discarded_on_failure(worker):
-            return self._unpacked(worker.ask(verb, timeout_seconds), verb.returns)
+            return unpack(worker.ask(verb, timeout_seconds), verb.returns)
 
     @contextlib.contextmanager
     def _discarded_on_failure(self, worker: WorkerProcess) -> Iterator[None]:
         """Forget a worker that was lost, or end one that is in doubt, so that the next call starts a fresh one."""
         try:
             yield
-        except _Refused as exc:
+        except Refused as exc:
             if exc.failed.discard:
                 worker.kill()
                 self._worker = None
@@ -286,14 +282,6 @@ class Token:
         except (Lost, KeyboardInterrupt, SystemExit):
             self._worker = None
             raise
-
-    def _unpacked(self, answer: say.Done | say.Failed, returns: Any) -> Any:
-        """Return the value of an answer, and pass its warnings on."""
-        for message in answer.warnings:
-            warnings.warn(message, ReadableByOthers, stacklevel=2)
-        if isinstance(answer, say.Failed):
-            raise _Refused(answer)
-        return msgspec.msgpack.decode(answer.value, type=returns)
 
     def _logged_in(self, worker: WorkerProcess) -> None:
         """Log in unless that has been done. The PIN is tried at most once, whatever happens."""
@@ -305,15 +293,24 @@ class Token:
         with contextlib.ExitStack() as stack:
             if not pin_rules.interactive(source):
                 stack.enter_context(self._memory.one_at_a_time())
-            status: TokenStatus = self._ask(worker, say.Identify(), self._settings.call_timeout_seconds)
-            stamp = pin_rules.stamp(source)
-            refusal = self._memory.recall(status.identity, source)
-            error = pin_rules.objection(status, source, refusal=refusal, now_stamp=stamp, ordered=self._retry_pin)
-            if error is not None:
-                self._pin_error = error
-                raise error
+            identity, stamp = self._allowed_to_try(worker, source)
             self._read_pin(worker, source)
-            self._try_pin(worker, status.identity, source, stamp)
+            self._try_pin(worker, identity, source, stamp)
+
+    def _allowed_to_try(self, worker: WorkerProcess, source: str) -> tuple[TokenIdentity, pin_rules.FileStamp | None]:
+        """Ask the token and the memory whether the PIN may be tried.
+
+        Raises:
+            PinError: it may not; all later calls of this object get the same answer.
+        """
+        status: TokenStatus = self._ask(worker, say.Identify(), self._settings.call_timeout_seconds)
+        stamp = pin_rules.stamp(source)
+        refusal = self._memory.recall(status.identity, source)
+        error = pin_rules.objection(status, source, refusal=refusal, now_stamp=stamp, ordered=self._retry_pin)
+        if error is not None:
+            self._pin_error = error
+            raise error
+        return status.identity, stamp
 
     def _read_pin(self, worker: WorkerProcess, source: str) -> None:
         """Have the worker read the PIN. A person may take as long as it takes."""
@@ -324,7 +321,7 @@ class Token:
                 next_step="Run the command again",
             )
         typed = pin_rules.interactive(source)
-        with _terminal_kept() if typed else contextlib.nullcontext():
+        with terminal_kept() if typed else contextlib.nullcontext():
             self._ask(worker, say.ReadPin(source), None if typed else self._settings.call_timeout_seconds)
         self._descriptor_spent = source.startswith("fd:")
 
@@ -335,71 +332,16 @@ class Token:
         self._retry_pin = False
         try:
             self._ask(worker, say.Login(), self._settings.call_timeout_seconds)
-        except _Refused as exc:
-            error = _in_our_words(exc)
-            if isinstance(error, PinError):
-                self._pin_error = error
+        except Refused as exc:
+            if isinstance(exc.error, PinError):
+                self._pin_error = exc.error
             if exc.failed.pin_refused:
                 self._memory.remember(token, source, stamp, self._clock(), str(exc.failed.facts.get("code", "")))
-            raise error from None
-        except Lost as exc:
             raise exc.error from exc
+        except Lost as exc:
+            raise exc.error from exc  # Never repeated: nobody knows whether the token counted the PIN.
         worker.logged_in = True
         self._memory.forget(token, source)
-
-
-class _TokenSigner:
-    """Signs with one key of a token, and believes no signature that it has not verified."""
-
-    def __init__(self, token: Token, key_id: KeyId, public_key: bytes) -> None:
-        self._token = token
-        self._key_id = key_id
-        self._public_key = public_key
-
-    @property
-    def public_key(self) -> bytes:
-        """The public key as DER ``SubjectPublicKeyInfo``."""
-        return self._public_key
-
-    def sign(self, data: bytes) -> bytes:
-        """Return an RSASSA-PKCS1-v1_5 signature with SHA-256 over ``data``.
-
-        Raises:
-            TokenError: the token did not sign, or its signature does not verify.
-        """
-        signature = self._token._call(say.Sign(self._key_id, data))  # noqa: SLF001 - the token's other half
-        self._verify(signature, data)
-        return signature
-
-    def _verify(self, signature: bytes, data: bytes) -> None:
-        """Verify a signature in software. It also shows a handle that came to mean another key."""
-        from cryptography.exceptions import InvalidSignature
-        from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
-        from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
-        from cryptography.hazmat.primitives.hashes import SHA256
-        from cryptography.hazmat.primitives.serialization import load_der_public_key
-
-        try:
-            key = load_der_public_key(self._public_key)
-            if not isinstance(key, RSAPublicKey):
-                raise InvalidSignature
-            key.verify(signature, data, PKCS1v15(), SHA256())
-        except (InvalidSignature, ValueError) as exc:
-            raise TokenError(
-                "The token gave a wrong signature",
-                why=f"it does not verify with the public key of CKA_ID {self._key_id.hex()}",
-                next_step="Do not trust this token before its maker has explained it",
-                key_id=self._key_id.hex(),
-            ) from exc
-
-
-def _in_our_words(error: Lost | _Refused) -> errors.VarmenneError:
-    """Return the error of our tree that a lost worker or a refusal stands for."""
-    if isinstance(error, Lost):
-        return error.error
-    failed = error.failed
-    kind = _ERRORS.get(failed.error, TokenError)
-    return kind(failed.what, why=failed.why, next_step=failed.next_step, **failed.facts)
 
 
 def _check_key_id(key_id: bytes) -> None:
@@ -416,24 +358,3 @@ def _check_label(label: str) -> None:
         raise InputError("The label is not valid Unicode text") from exc
     if not 0 < size <= _MAX_LABEL_BYTES or not label.isprintable():
         raise InputError(f"The label must have 1 to {_MAX_LABEL_BYTES} bytes of printable characters")
-
-
-@contextlib.contextmanager
-def _terminal_kept() -> Iterator[None]:
-    """Put the terminal back if the worker is ended while it asks for the PIN, when echo is off."""
-    import termios
-
-    try:
-        terminal = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
-    except OSError:
-        yield  # There is none: the worker will say so.
-        return
-    try:
-        before = termios.tcgetattr(terminal)
-        try:
-            yield
-        except BaseException:
-            termios.tcsetattr(terminal, termios.TCSADRAIN, before)
-            raise
-    finally:
-        os.close(terminal)

@@ -55,7 +55,7 @@ def find_modules(
 def list_tokens(
     module: str,
     *,
-    environment: Mapping[str, str] = {},  # noqa: B006 - a Mapping is not changed
+    environment: Mapping[str, str] = {},
     init_parameters: str = "",
     timeout_seconds: float = 30.0,
 ) -> tuple[TokenStatus, ...]:

@@ -41,21 +41,32 @@ _USAGE: Final = frozenset({"SIGN_RECOVER", "DECRYPT", "UNWRAP", "DERIVE", "ENCRY
 
 
 @dataclass(frozen=True, slots=True)
-class Concession:
-    """Attributes that the order leaves to the token, after the token refused the order that has them.
+class Form:
+    """A form of the order: all of it, or less, after the token refused the form before.
 
-    What makes a key secret (``PRIVATE``, ``SENSITIVE``, ``EXTRACTABLE``) can never be conceded.
+    What makes a key secret (``PRIVATE``, ``SENSITIVE``, ``EXTRACTABLE``) is in every form.
+
+    Attributes:
+        leave_out: attributes that are left to the token.
+        concession: a sentence on that; empty for the whole order.
+        because: return code of the refusal that made it necessary, once that is known.
     """
 
     leave_out: frozenset[str]
-    sentence: str
+    concession: str
+    because: str = ""
+
+    @property
+    def deviation(self) -> str:
+        """What to record with a key that was ordered in this form; empty if nothing."""
+        return f"{self.concession} ({self.because})" if self.concession else ""
 
 
-CONCESSIONS: Final = (
-    Concession(frozenset(), ""),
-    Concession(_USAGE, "the token refused an order that limits the key to signing, so its usage is the token's choice"),
-    Concession(frozenset({"MODIFIABLE"}), "the token refused an order with MODIFIABLE false"),
-    Concession(
+FORMS: Final = (
+    Form(frozenset(), ""),
+    Form(_USAGE, "the token refused an order that limits the key to signing, so its usage is the token's choice"),
+    Form(frozenset({"MODIFIABLE"}), "the token refused an order with MODIFIABLE false"),
+    Form(
         _USAGE | {"MODIFIABLE"},
         "the token refused an order that limits the key to signing and has MODIFIABLE false, so both are its choice",
     ),
@@ -84,41 +95,47 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """The value that an attribute must read back with, and what follows if it does not, or if the token does not tell."""
+    """The value that an attribute must read back with, and what follows otherwise, or if the token does not tell."""
 
     attribute: str
+    meaning: str
     wanted: bool | int
     if_other: Verdict
     if_untold: Verdict
-    meaning: str
 
 
 _UNFIT, _DEVIATION, _FINE = Verdict.UNFIT, Verdict.DEVIATION, Verdict.FINE
 
+
+def _expect(attribute: str, meaning: str, *, to_be: bool | int, or_: Verdict = _UNFIT, untold: Verdict) -> Expectation:
+    """Build one row."""
+    return Expectation(attribute, meaning, wanted=to_be, if_other=or_, if_untold=untold)
+
+
 EXPECTATIONS: Final = (
-    Expectation("TOKEN", True, _UNFIT, _UNFIT, "the key would be gone when the session ends"),
-    Expectation("PRIVATE", True, _UNFIT, _UNFIT, "the key could be used without the PIN"),
-    Expectation("SENSITIVE", True, _UNFIT, _UNFIT, "the token would show the private key in clear"),
-    Expectation("EXTRACTABLE", False, _UNFIT, _UNFIT, "the key could leave the token wrapped under another key"),
-    Expectation("ALWAYS_SENSITIVE", True, _UNFIT, _UNFIT, "the key may have been shown in clear before"),
-    Expectation("NEVER_EXTRACTABLE", True, _UNFIT, _UNFIT, "the key may have left the token before"),
-    Expectation("LOCAL", True, _UNFIT, _DEVIATION, "the token does not confirm that the key was born in it"),
-    Expectation("KEY_TYPE", 0, _UNFIT, _UNFIT, "the key is not an RSA key"),
-    Expectation("MODULUS_BITS", RSA_BITS, _UNFIT, _UNFIT, "the size of the key is not the size ordered"),
-    Expectation("PUBLIC_EXPONENT", PUBLIC_EXPONENT, _UNFIT, _UNFIT, "the public exponent is not the one ordered"),
-    Expectation("SIGN", True, _UNFIT, _UNFIT, "the key cannot sign"),
-    Expectation("ALWAYS_AUTHENTICATE", False, _UNFIT, _FINE, "every signature would need the PIN anew"),
-    Expectation("DECRYPT", False, _DEVIATION, _DEVIATION, "the key can also decrypt"),
-    Expectation("UNWRAP", False, _DEVIATION, _DEVIATION, "the key can also unwrap other keys"),
-    Expectation("DERIVE", False, _DEVIATION, _DEVIATION, "the key can also derive other keys"),
-    Expectation("SIGN_RECOVER", False, _DEVIATION, _FINE, "the key can also sign with recovery"),
-    Expectation("MODIFIABLE", False, _DEVIATION, _DEVIATION, "attributes of the key can be changed later"),
+    _expect("TOKEN", "the key would be gone when the session ends", to_be=True, untold=_UNFIT),
+    _expect("PRIVATE", "the key could be used without the PIN", to_be=True, untold=_UNFIT),
+    _expect("SENSITIVE", "the token would show the private key in clear", to_be=True, untold=_UNFIT),
+    _expect("EXTRACTABLE", "the key could leave the token wrapped under another key", to_be=False, untold=_UNFIT),
+    _expect("ALWAYS_SENSITIVE", "the key may have been shown in clear before", to_be=True, untold=_UNFIT),
+    _expect("NEVER_EXTRACTABLE", "the key may have left the token before", to_be=True, untold=_UNFIT),
+    _expect("LOCAL", "the token does not confirm that the key was born in it", to_be=True, untold=_DEVIATION),
+    _expect("KEY_TYPE", "the key is not an RSA key", to_be=0, untold=_UNFIT),
+    _expect("MODULUS_BITS", "the size of the key is not the size ordered", to_be=RSA_BITS, untold=_UNFIT),
+    _expect("PUBLIC_EXPONENT", "the exponent is not the one ordered", to_be=PUBLIC_EXPONENT, untold=_UNFIT),
+    _expect("SIGN", "the key cannot sign", to_be=True, untold=_UNFIT),
+    _expect("ALWAYS_AUTHENTICATE", "every signature would need the PIN anew", to_be=False, untold=_FINE),
+    _expect("DECRYPT", "the key can also decrypt", to_be=False, or_=_DEVIATION, untold=_DEVIATION),
+    _expect("UNWRAP", "the key can also unwrap other keys", to_be=False, or_=_DEVIATION, untold=_DEVIATION),
+    _expect("DERIVE", "the key can also derive other keys", to_be=False, or_=_DEVIATION, untold=_DEVIATION),
+    _expect("SIGN_RECOVER", "the key can also sign with recovery", to_be=False, or_=_DEVIATION, untold=_FINE),
+    _expect("MODIFIABLE", "attributes can be changed later", to_be=False, or_=_DEVIATION, untold=_DEVIATION),
 )
 """Everything that is demanded of a key when it is read back, right after generation and each time it is found.
 
-``LOCAL`` may be untold, because tokens need not have it, but not false: an imported key can have every other flag right.
-``MODULUS_BITS`` and ``PUBLIC_EXPONENT`` are computed from the values read, since a private key object has no size of its
-own.
+``LOCAL`` may be untold, because tokens need not have it, but not false: an imported key can have every other flag
+right. ``MODULUS_BITS`` and ``PUBLIC_EXPONENT`` are computed from the values read, since a private key object has no
+size of its own.
 """
 
 EVIDENCE: Final = ("KEY_GEN_MECHANISM", "COPYABLE", "DESTROYABLE", "WRAP_WITH_TRUSTED")

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeVar
 
-import msgspec
-
 from varmenne.token import messages as say
-from varmenne.token.client import _in_our_words, _Refused
+from varmenne.token.answers import Refused, unpack
 from varmenne.token.process import Lost, WorkerProcess
 
 R = TypeVar("R")
@@ -23,13 +21,10 @@ def ask_once(setup: say.Setup, verb: say.Verb[R], *, environment: Mapping[str, s
     """
     worker = WorkerProcess(environment)
     try:
-        for answer in (worker.setup(setup, timeout_seconds), None):
-            done = answer if answer is not None else worker.ask(verb, timeout_seconds)
-            if isinstance(done, say.Failed):
-                raise _in_our_words(_Refused(done))
-    except Lost as exc:
+        unpack(worker.setup(setup, timeout_seconds), None)
+        value: R = unpack(worker.ask(verb, timeout_seconds), verb.returns)
+    except (Lost, Refused) as exc:
         raise exc.error from exc
     finally:
         worker.close()
-    value: R = msgspec.msgpack.decode(done.value, type=verb.returns)
     return value

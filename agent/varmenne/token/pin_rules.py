@@ -100,48 +100,65 @@ def objection(
         now_stamp: the file's stamp now, if the source is a file.
         ordered: a person ordered one try in so many words.
     """
-    label = status.identity.label
-    if not status.pin_initialized:
-        return _error(label, "the user PIN has never been set", "Set it as security officer")
-    if status.pin_locked:
-        return _error(
-            label,
-            "the user PIN is locked after too many wrong ones",
-            "Unlock or reset it as security officer with the tools of the token's maker",
-        )
-    if ordered:
-        return None
+    hopeless = _unusable(status)
+    if hopeless is not None or ordered:
+        return hopeless
     if status.pin_final_try:
         return _error(
-            label,
+            status,
             "one more wrong PIN locks it, so none is tried by itself",
             f"Make sure that the PIN is right and log in with the tools of the token's maker, {_BY_ORDER}",
         )
     if interactive(source):
         return None
-    if refusal is not None and (refusal.stamp is None or refusal.stamp == now_stamp):
+    return _stored_pin(status, source, refusal, now_stamp)
+
+
+def _unusable(status: TokenStatus) -> PinError | None:
+    """Return why no PIN can be right, if so."""
+    if not status.pin_initialized:
+        return _error(status, "the user PIN has never been set", "Set it as security officer")
+    if status.pin_locked:
         return _error(
-            label,
-            f"it refused the PIN from {source} before ({refusal.code}, {refusal.refused_at:%Y-%m-%d %H:%M} UTC), and "
-            + (
-                "the file has not been changed since" if refusal.stamp else "nobody has said that it is another one now"
-            ),
-            f"Write the right PIN into the file and run the command again, {_BY_ORDER}"
-            if refusal.stamp
-            else f"Correct the PIN at its source and then {_BY_ORDER.removeprefix('or ')}",
-        )
-    if status.pin_count_low and refusal is None:
-        return _error(
-            label,
-            "a wrong PIN was given to it before, by another program or before this folder of state existed, and one "
-            "more from a stored source could lock it",
-            f'Log in once with the right PIN typed in (token.pin = "prompt"), {_BY_ORDER}',
+            status,
+            "the user PIN is locked after too many wrong ones",
+            "Unlock or reset it as security officer with the tools of the token's maker",
         )
     return None
 
 
-def _error(label: str, why: str, next_step: str) -> PinError:
+def _stored_pin(
+    status: TokenStatus, source: str, refusal: Refusal | None, now_stamp: FileStamp | None
+) -> PinError | None:
+    """Return why a PIN that nobody types may not be tried, if so."""
+    if refusal is None:
+        if not status.pin_count_low:
+            return None
+        return _error(
+            status,
+            "a wrong PIN was given to it before, by another program or unknown to this state folder, and one more from "
+            "a stored source could lock it",
+            f'Log in once with the right PIN typed in (token.pin = "prompt"), {_BY_ORDER}',
+        )
+    before = f"it refused the PIN from {source} before ({refusal.code}, {refusal.refused_at:%Y-%m-%d %H:%M} UTC)"
+    if refusal.stamp is None:
+        return _error(
+            status,
+            f"{before}, and nobody has said that it is another one now",
+            f"Correct the PIN at its source, and then {_BY_ORDER.removeprefix('or ')}",
+        )
+    if refusal.stamp != now_stamp:
+        return None
+    return _error(
+        status,
+        f"{before}, and the file has not been changed since",
+        f"Write the right PIN into the file and run the command again, {_BY_ORDER}",
+    )
+
+
+def _error(status: TokenStatus, why: str, next_step: str) -> PinError:
     """Say that a PIN is not tried."""
+    label = status.identity.label
     return PinError(f"The PIN of the token {label!r} is not tried", why=why, next_step=next_step, label=label)
 
 

@@ -1,4 +1,4 @@
-"""What the worker does to itself before it loads foreign code: no core dump, no debugger, no life without its parent."""
+"""What the worker does to itself before it loads foreign code: no core dump, no debugger, no life after its parent."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass, exceptions
@@ -12,7 +13,6 @@ from varmenne.domain.keys import RSA_BITS, KeyFacts, KeyId
 from varmenne.errors import TokenError, TokenUnfit
 from varmenne.token.key_policy import (
     CONCEDED_ON,
-    CONCESSIONS,
     EVIDENCE,
     EXPECTATIONS,
     PRIVATE_KEY_ORDER,
@@ -48,10 +48,10 @@ def generate(token: TokenSession, keys: PrivateKeys, key_id: KeyId, label: str) 
     found = keys.find(key_id)
     if found is not None:
         return Made(facts=_judged(_facts(token, found, key_id), label), made=False)
-    public, private, concession = order_pair(token.work, key_id=key_id, label=label)
+    public, private, deviation = order_pair(token, key_id=key_id, label=label)
     try:
-        facts = _judged(_facts(token, private, key_id), label, concession)
-        keys.get(key_id)
+        facts = _judged(_facts(token, private, key_id), label, deviation)
+        keys.get(key_id)  # Findable, and alone: otherwise no later call could use it.
     except TokenUnfit as exc:
         raise _undone(exc, public, private) from exc
     return Made(facts=facts, made=True)
@@ -68,12 +68,14 @@ def find(token: TokenSession, keys: PrivateKeys, key_id: KeyId) -> KeyFacts | No
 
 
 def order_pair(
-    session: Session, *, key_id: bytes, label: str, changes: dict[str, bool] | None = None
+    token: TokenSession, *, key_id: bytes, label: str, changes: dict[str, bool] | None = None
 ) -> tuple[PublicKey, PrivateKey, str]:
-    """Order a key pair, with each concession in turn, and return it with the sentence of the concession that it took.
+    """Order a key pair, in each form in turn, and return it with the deviation that its form is.
+
+    The form that a token takes is kept for the next order: a TPM's module loses resources at every refusal.
 
     Args:
-        session: a session with login.
+        token: the token, logged in.
         key_id: the ``CKA_ID`` of both halves.
         label: the ``CKA_LABEL`` of both halves.
         changes: what the private key's order has otherwise; only the probe's control keys use this.
@@ -83,19 +85,21 @@ def order_pair(
             :data:`~varmenne.token.key_policy.CONCEDED_ON` lists.
     """
     private_order = {**PRIVATE_KEY_ORDER, **(changes or {})}
-    first: exceptions.PKCS11Error | None = None
-    for concession in CONCESSIONS:
+    refusal: exceptions.PKCS11Error | None = None
+    for form in token.forms:
         try:
-            public, private = _order(session, key_id, label, private_order, concession.leave_out)
+            public, private = _order(token.work, key_id, label, private_order, form.leave_out)
         except exceptions.PKCS11Error as exc:
-            first = first or exc
+            refusal = refusal or exc
             # NOTE: after CKR_GENERAL_ERROR "the goals of the function may have been partially achieved" (PKCS#11 2.40,
             # 5.1.1). A key that came into being is left to be found by the next call, and no second one is made.
-            if code(exc) not in CONCEDED_ON or _exists(session, key_id):
+            if code(exc) not in CONCEDED_ON or _exists(token.work, key_id):
                 raise
-            continue
-        return public, private, f"{concession.sentence} ({code(first)})" if first else ""
-    raise first or AssertionError("there is at least one form of the order")
+        else:
+            taken = replace(form, because=form.because or (code(refusal) if refusal else ""))
+            token.forms = (taken,)
+            return public, private, taken.deviation
+    raise refusal or AssertionError("there is at least one form of the order")
 
 
 def _order(
@@ -217,14 +221,12 @@ def _facts(token: TokenSession, private: Object, key_id: KeyId) -> KeyFacts:
     )
 
 
-def _judged(facts: KeyFacts, label: str | None = None, concession: str = "") -> KeyFacts:
+def _judged(facts: KeyFacts, label: str | None = None, deviation: str = "") -> KeyFacts:
     """Add the deviations to a key's facts.
 
     Raises:
         TokenUnfit: the key breaks a demand.
     """
-    from dataclasses import replace
-
     judgement = judge(facts.attributes)
     if judgement.unfit:
         raise TokenUnfit(
@@ -236,7 +238,7 @@ def _judged(facts: KeyFacts, label: str | None = None, concession: str = "") -> 
             key_id=facts.key_id.hex(),
         )
     named = [f"LABEL is {facts.label!r}, not {label!r} as ordered"] if label not in {None, facts.label} else []
-    return replace(facts, deviations=(*([concession] if concession else ()), *judgement.deviations, *named))
+    return replace(facts, deviations=(*([deviation] if deviation else ()), *judgement.deviations, *named))
 
 
 def _undone(error: TokenUnfit, *made: Object) -> TokenUnfit:

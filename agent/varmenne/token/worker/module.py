@@ -1,9 +1,9 @@
-"""A PKCS#11 module: loaded and initialised by hand, because python-pkcs11 does neither as we need it.
+"""A PKCS#11 module: initialised by hand, because python-pkcs11 does not do it as we need it.
 
-The library calls ``C_Initialize(NULL)``, which means "no locking" (SoftHSM and openCryptoki crash under threads of their
-own or ours) and leaves no way to pass the parameter that NSS needs. So the function list is fetched with ctypes, and
-``C_Initialize``, ``C_GetInfo``, ``C_InitToken`` and ``C_Finalize`` are called through it; all the rest goes through the
-library, which gets the same, already initialised module.
+The library calls ``C_Initialize(NULL)``, which means "no locking" (SoftHSM and openCryptoki were seen to crash and to
+damage their store under threads) and leaves no way to pass the parameter that NSS needs. So the function list is
+fetched with ctypes, and ``C_Initialize``, ``C_GetInfo``, ``C_InitToken`` and ``C_Finalize`` are called through it; all
+the rest goes through the library, which gets the same, already initialised module.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from varmenne.errors import TokenError, TokenUnavailable
 
 if TYPE_CHECKING:
+    from pkcs11 import _pkcs11
     from pkcs11.types import Slot
 
 _CKF_OS_LOCKING_OK = 0x2
@@ -166,17 +167,13 @@ class Module:
         words = [raw.decode("utf-8", errors="replace").strip() for raw in (info.manufacturer, info.description)]
         return " ".join([*words, f"{info.library_version.major}.{info.library_version.minor}"])
 
-    def _bind(self) -> _Binding:
-        """Give the module to python-pkcs11 without letting it initialise again."""
+    def _bind(self) -> _pkcs11.lib:
+        """Give the module to python-pkcs11 without letting it initialise again, which its ``__init__`` would."""
         from pkcs11 import _pkcs11
 
-        return _pkcs11.lib.__new__(_pkcs11.lib, self._path)
+        return _pkcs11.lib.__new__(_pkcs11.lib, self._path)  # type: ignore[call-arg]  # a Cython class loads there
 
 
 def _argument_type(argument: object) -> type:
     """Return the ctypes type by which an argument is passed."""
     return ctypes.c_void_p if argument is None else type(argument)
-
-
-if TYPE_CHECKING:
-    from pkcs11._pkcs11 import lib as _Binding  # noqa: N813 - a class, named in lower case by its library

@@ -21,7 +21,7 @@ UNTOLD = (exceptions.AttributeTypeInvalid, exceptions.AttributeSensitive, except
 
 
 def read(thing: Object, attribute: Attribute) -> Any:
-    """Read one attribute. ``None`` if the token does not tell, or tells something that is not of the attribute's type."""
+    """Read one attribute. ``None`` if the token does not tell, or tells something that is not of the right type."""
     try:
         return thing[attribute]
     except UNTOLD:

@@ -27,7 +27,6 @@ from pkcs11.constants import MechanismFlag
 from varmenne.domain.keys import ProbeResult
 from varmenne.token.worker.failures import code
 from varmenne.token.worker.keys import order_pair
-from varmenne.token.worker.objects import UNTOLD
 from varmenne.token.worker.templates import Template, checked
 
 if TYPE_CHECKING:
@@ -108,9 +107,8 @@ def probe(token: TokenSession, now: datetime) -> tuple[ProbeResult, ...]:
     Raises:
         PKCS11Error: no throw-away key could be made, or the token went away.
     """
-    session = token.work
-    _sweep(session, now)
-    with _throw_away(session, now) as bin_, _wrapping_keys(token, bin_) as wrapping:
+    _sweep(token.work, now)
+    with _throw_away(token, now) as bin_, _wrapping_keys(token, bin_) as wrapping:
         target = bin_.pair()
         control, made_extractable = _control(bin_)
         ways = [*_reads(), *_wraps(token, wrapping), *_copies()]
@@ -127,8 +125,8 @@ _FLAGS: Final = (("EXTRACTABLE", True), ("SENSITIVE", False))
 class _Bin:
     """Throw-away objects. They are destroyed when the probe ends, however it ends."""
 
-    def __init__(self, session: Session, now: datetime) -> None:
-        self.session = session
+    def __init__(self, token: TokenSession, now: datetime) -> None:
+        self._token = token
         self._moment = int(now.timestamp()).to_bytes(5, "big")
         self._objects: list[Object] = []
 
@@ -142,7 +140,7 @@ class _Bin:
 
     def pair(self, **changes: bool) -> Object:
         """Order a key pair as real keys are ordered, but for the changes; return its private half."""
-        public, private, _ = order_pair(self.session, key_id=self.name(), label=LABEL, changes=changes)
+        public, private, _ = order_pair(self._token, key_id=self.name(), label=LABEL, changes=changes)
         self.keep(public)
         self.keep(private)
         return private
@@ -157,9 +155,9 @@ class _Bin:
 
 
 @contextmanager
-def _throw_away(session: Session, now: datetime) -> Iterator[_Bin]:
+def _throw_away(token: TokenSession, now: datetime) -> Iterator[_Bin]:
     """Hold throw-away objects for the length of a probe."""
-    bin_ = _Bin(session, now)
+    bin_ = _Bin(token, now)
     try:
         yield bin_
     finally:
@@ -226,10 +224,7 @@ def _reads() -> list[Try]:
     """Read the private components."""
 
     def read(attribute: Attribute, thing: Object) -> str | None:
-        try:
-            value = thing[attribute]
-        except UNTOLD:
-            raise
+        value = thing[attribute]
         return f"{len(value)} bytes came out" if value else None
 
     return [
@@ -276,11 +271,17 @@ def _untried_mechanisms(token: TokenSession) -> list[ProbeResult]:
     """Name the listed wrap mechanisms that nobody here knows how to call."""
     known = {int(row.mechanism) for row in WRAP_MECHANISMS}
     return [
-        ProbeResult(
-            f"wrap mechanism {number:#x}", NOT_APPLICABLE, "listed for wrapping, but its parameters are unknown"
-        )
+        ProbeResult(f"wrap {_name(number)}", NOT_APPLICABLE, "listed for wrapping, but its parameters are unknown here")
         for number in sorted(token.flagged(MechanismFlag.WRAP) - known)
     ]
+
+
+def _name(number: int) -> str:
+    """Return a mechanism's name, or its number where it has none (makers of tokens have their own)."""
+    try:
+        return Mechanism(number).name.removeprefix("_")
+    except ValueError:
+        return f"{number:#x}"
 
 
 def _out_of_reach(token: TokenSession, wrapping: dict[str, Any]) -> bool:

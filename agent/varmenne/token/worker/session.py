@@ -16,6 +16,7 @@ from pkcs11.constants import MechanismFlag, TokenFlag
 from varmenne.domain.keys import RSA_BITS, TokenIdentity
 from varmenne.errors import TokenError, TokenUnavailable
 from varmenne.secret_sources import read_secret
+from varmenne.token.key_policy import FORMS
 from varmenne.token.status import TokenStatus
 from varmenne.token.worker.module import Module
 from varmenne.token.worker.templates import mapper
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 SIGN_MECHANISMS = (Mechanism.SHA256_RSA_PKCS, Mechanism.RSA_PKCS)
 """The mechanisms that varmenne signs with, best first."""
 
+_KNOWN_FLAGS = sum(MechanismFlag)
+
 
 class TokenSession:
     """A module, the token that the settings select in it, and the way into that token."""
@@ -41,6 +44,8 @@ class TokenSession:
         self._login: Session | None = None
         self._work: Session | None = None
         self._mechanisms: frozenset[int] | None = None
+        self.forms = FORMS
+        """The forms in which keys may be ordered here; narrowed to the one that the token took."""
 
     @property
     def module(self) -> Module:
@@ -70,7 +75,7 @@ class TokenSession:
     def prove_present(self) -> None:
         """Ask the token itself, not only its session, whether it is there and is the one that was selected.
 
-        A search that finds nothing proves nothing without this: SoftHSM answers "no objects" when its directory is gone.
+        A search that finds nothing proves nothing without this: SoftHSM answers "no objects" when its folder is gone.
 
         Raises:
             TokenUnavailable: it does not answer, or another token is in its place.
@@ -216,11 +221,12 @@ def _serial(token: Token) -> str:
 
 
 def _mechanism_flags(slot: Slot, number: int) -> int:
-    """Return a mechanism's flags, or none if the token does not tell."""
+    """Return a mechanism's flags, or none if the token does not tell, or tells nonsense (SoftHSM: stray memory)."""
     try:
-        return int(slot.get_mechanism_info(number).flags)  # type: ignore[arg-type]  # vendor mechanisms are plain ints
+        flags = int(slot.get_mechanism_info(number).flags)  # type: ignore[arg-type]  # vendor mechanisms are plain ints
     except (exceptions.PKCS11Error, ValueError):
         return 0
+    return 0 if flags & ~_KNOWN_FLAGS else flags
 
 
 def _can_generate(slot: Slot) -> bool:
@@ -231,4 +237,4 @@ def _can_generate(slot: Slot) -> bool:
         sizes = slot.get_mechanism_info(Mechanism.RSA_PKCS_KEY_PAIR_GEN)
     except exceptions.PKCS11Error:
         return True  # It lists the mechanism and tells no sizes; generation will show.
-    return sizes.min_key_length <= RSA_BITS <= (sizes.max_key_length or RSA_BITS)
+    return (sizes.min_key_length or RSA_BITS) <= RSA_BITS <= (sizes.max_key_length or RSA_BITS)
