@@ -114,9 +114,6 @@ def _zeep_client(endpoint: Endpoint) -> zeep.Client:
     class Wire(Transport):
         """Loads our own documents only, and sends through :class:`Endpoint`."""
 
-        def __init__(self) -> None:
-            self.cache = None
-
         def load(self, url: str) -> bytes:
             return document(url.rpartition("/")[2])
 
@@ -135,7 +132,8 @@ def _zeep_client(endpoint: Endpoint) -> zeep.Client:
                 raise InputError(f"The request is not as the service's schema wants it: {operation.name}, {where}")
             return envelope, http_headers
 
-    settings = zeep.Settings(strict=True, raw_response=True, forbid_dtd=True, forbid_external=True)
+    # What is "external" to zeep are our own documents: Wire.load has no others.
+    settings = zeep.Settings(strict=True, raw_response=True, forbid_dtd=True, forbid_external=False)
     return zeep.Client(  # type: ignore[no-untyped-call]  # zeep's types are partial
         _INTERFACE_BASE + WSDL_NAME, transport=Wire(), settings=settings, plugins=[SchemaCheck()]
     )

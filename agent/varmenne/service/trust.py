@@ -11,9 +11,8 @@ published along with the certificates, never trusted by themselves).
 from __future__ import annotations
 
 import asyncio
-import functools
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from varmenne.domain.identifiers import Environment
@@ -160,6 +159,21 @@ def _der(certificate: x509.Certificate) -> bytes:
     return certificate.public_bytes(Encoding.DER)
 
 
+@dataclass(frozen=True, slots=True)
+class _ValidPath:
+    """A path that was validated once, and the span in which the same result holds."""
+
+    certificates: tuple[bytes, ...]
+    not_before: datetime
+    not_after: datetime
+
+
+_valid_paths: dict[tuple[bytes, tuple[bytes, ...], tuple[bytes, ...]], _ValidPath] = {}
+"""Certificate, anchors, others → its path. Only successes are kept; they rest on these bytes and the time alone."""
+
+MAX_KNOWN_PATHS = 256
+
+
 def validate_path(
     certificate: bytes, anchors: tuple[bytes, ...], at: datetime, *, what: str, others: tuple[bytes, ...] = ()
 ) -> tuple[bytes, ...]:
@@ -170,20 +184,25 @@ def validate_path(
     Raises:
         VerificationError: check ``chain``; there is no path, or it does not validate.
     """
-    return _validated_path(certificate, anchors, at.astimezone(UTC).replace(second=0, microsecond=0), what, others)
+    key = (certificate, anchors, others)
+    known = _valid_paths.get(key)
+    if known is None or not known.not_before <= at <= known.not_after:
+        known = _validated(certificate, anchors, at, what, others)
+        if len(_valid_paths) >= MAX_KNOWN_PATHS:
+            _valid_paths.clear()
+        _valid_paths[key] = known
+    return known.certificates
 
 
-@functools.lru_cache(maxsize=256)
-def _validated_path(
+def _validated(
     certificate: bytes, anchors: tuple[bytes, ...], at: datetime, what: str, others: tuple[bytes, ...]
-) -> tuple[bytes, ...]:
-    """Do the work of :func:`validate_path`; equal questions within a minute get the same answer."""
+) -> _ValidPath:
+    """Build and validate the path with pyhanko-certvalidator, without network."""
     from asn1crypto import x509
     from pyhanko_certvalidator import CertificateValidator, ValidationContext
-    from pyhanko_certvalidator.errors import PathBuildingError, PathValidationError, ValidationError
+    from pyhanko_certvalidator.errors import PathBuildingError, ValidationError
 
     try:
-        leaf = x509.Certificate.load(certificate, strict=True)
         context = ValidationContext(
             trust_roots=[x509.Certificate.load(anchor, strict=True) for anchor in anchors],
             other_certs=[x509.Certificate.load(other, strict=True) for other in others],
@@ -191,12 +210,17 @@ def _validated_path(
             allow_fetching=False,
             revocation_mode="soft-fail",
         )
-        path = asyncio.run(CertificateValidator(leaf, validation_context=context).async_validate_path())
-    except (PathBuildingError, PathValidationError, ValidationError, ValueError, TypeError) as exc:
+        validator = CertificateValidator(x509.Certificate.load(certificate, strict=True), validation_context=context)
+        path = list(asyncio.run(validator.async_validate_path()).iter_certs(include_root=True))
+    except (PathBuildingError, ValidationError, ValueError, TypeError) as exc:
         raise VerificationError(
             f"{what} is not trusted",
             check="chain",
             why=str(exc),
             next_step="Check the trust anchors and the clock. If both are right, do not use this certificate",
         ) from exc
-    return tuple(step.dump() for step in path.iter_certs(include_root=True))[::-1]
+    return _ValidPath(
+        tuple(step.dump() for step in reversed(path)),
+        max(step.not_valid_before for step in path),
+        min(step.not_valid_after for step in path),
+    )

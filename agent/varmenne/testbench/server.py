@@ -155,10 +155,9 @@ class BenchServer:
         folder = SERVICE_PATH.rpartition("/")[0]
         if path.lower() == f"{SERVICE_PATH}?wsdl".lower() or path == f"{folder}/{WSDL_NAME}":
             return _XML, _with_address(document(WSDL_NAME), self.url)
-        if path == f"{folder}/{XSD_NAME}":
-            return _XML, document(XSD_NAME)
-        if path == f"{folder}/{DSIG_XSD_NAME}":
-            return _XML, _without_doctype(document(DSIG_XSD_NAME))
+        for name in (XSD_NAME, DSIG_XSD_NAME):
+            if path == f"{folder}/{name}":
+                return _XML, document(name)
         return None
 
 
@@ -192,15 +191,6 @@ def _with_address(wsdl: bytes, url: str) -> bytes:
         address.set("location", url)
     rewritten: bytes = etree.tostring(root, xml_declaration=True, encoding="UTF-8")
     return rewritten
-
-
-def _without_doctype(schema: bytes) -> bytes:
-    """Return a schema without the document type that W3C's copy has: careful clients, such as zeep, refuse it."""
-    from lxml import etree
-
-    parser = etree.XMLParser(resolve_entities="internal", load_dtd=False, no_network=True)
-    bare: bytes = etree.tostring(etree.fromstring(schema, parser), xml_declaration=True, encoding="UTF-8")
-    return bare
 
 
 def _loopback(host: str) -> str:

@@ -41,6 +41,7 @@ class Operation(StrEnum):
         return f"{self.value[0].upper()}{self.value[1:]}Response"
 
 
+@functools.cache
 def document(name: str) -> bytes:
     """Return the bytes of one of the interface's documents, named by its file name.
 
@@ -50,8 +51,17 @@ def document(name: str) -> bytes:
     if name in {WSDL_NAME, XSD_NAME}:
         return files(__name__).joinpath(name).read_bytes()
     if name == DSIG_XSD_NAME:
-        return files("signxml").joinpath("schemas", name).read_bytes()
+        return _without_doctype(files("signxml").joinpath("schemas", name).read_bytes())
     raise KeyError(name)
+
+
+def _without_doctype(schema: bytes) -> bytes:
+    """Return a schema without the document type that W3C's copy has: careful parsers, such as zeep's, refuse it."""
+    from lxml import etree
+
+    parser = etree.XMLParser(resolve_entities="internal", load_dtd=False, no_network=True)
+    bare: bytes = etree.tostring(etree.fromstring(schema, parser), xml_declaration=True, encoding="UTF-8")
+    return bare
 
 
 @functools.cache

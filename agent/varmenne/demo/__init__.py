@@ -1,0 +1,1 @@
+"""The demonstration: a token, a Vault-compatible server and the test bench of its own, on this machine alone."""
