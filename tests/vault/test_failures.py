@@ -17,6 +17,7 @@ from varmenne.clock import system_clock
 from varmenne.domain.identifiers import Channel, CustomerId, Environment
 from varmenne.errors import ConfigError, VarmenneError, VaultConflict, VaultDenied, VaultError, VaultUnavailable
 from varmenne.settings import LoginSettings, VaultSettings
+from varmenne.testbench.openbao import OpenBaoServer, provision
 from varmenne.vault import CertificateStore, Patience
 from varmenne.vault.failures import BY_CLASS, BY_STATUS, BY_WORDS, LIBRARY_ERRORS, error_of, failure_of, scrubbed
 from varmenne.vault.wire import new_client
@@ -231,3 +232,55 @@ def test_the_surroundings_have_no_say(vault: Vault, monkeypatch: pytest.MonkeyPa
     with CertificateStore(vault.settings, clock=system_clock, patience=ONCE) as store:
         where = store.location(Environment.TEST, CustomerId("1234567-8"), Channel.WS)
         assert store.publish(where, {"a": 1}, operation="op-1") == 1
+
+
+@pytest.fixture(scope="module")
+def tls_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[OpenBaoServer, VaultSettings]]:
+    """Run a server with TLS, and settings for it."""
+    folder = tmp_path_factory.mktemp("bao")
+    with OpenBaoServer(folder, tls=True) as server:
+        yield server, provision(server, secret_id_file=folder / "secret-id")
+
+
+def test_tls_with_the_right_ca(tls_server: tuple[OpenBaoServer, VaultSettings]) -> None:
+    """The control for the refusals below."""
+    with CertificateStore(tls_server[1], clock=system_clock, patience=ONCE) as store:
+        where = store.location(Environment.TEST, CustomerId("1234567-8"), Channel.WS)
+        assert store.publish(where, {"a": 1}, operation="op-1") == 1
+
+
+def test_a_ca_that_did_not_sign_the_certificate(
+    tls_server: tuple[OpenBaoServer, VaultSettings], tmp_path: Path
+) -> None:
+    """Neither another CA nor the system's is enough, it is not tried again, and no secret is sent."""
+    with OpenBaoServer(tmp_path, tls=True) as other:
+        for ca_file in (other.ca_file, ""):
+            settings = msgspec.structs.replace(tls_server[1], ca_file=ca_file)
+            with CertificateStore(settings, clock=system_clock) as store:
+                where = store.location(Environment.TEST, CustomerId("1234567-8"), Channel.WS)
+                with pytest.raises(VaultError, match="not trusted") as caught:
+                    store.read(where)
+            assert not caught.value.transient
+            assert "vault.ca_file" in caught.value.next_step
+
+
+def test_a_certificate_for_another_name(tls_server: tuple[OpenBaoServer, VaultSettings]) -> None:
+    """A server with a good certificate under a wrong name is not the one that we want."""
+    address = tls_server[1].address.replace("127.0.0.1", "localhost")
+    settings = msgspec.structs.replace(tls_server[1], address=address)
+    with CertificateStore(settings, clock=system_clock, patience=ONCE) as store:
+        where = store.location(Environment.TEST, CustomerId("1234567-8"), Channel.WS)
+        with pytest.raises(VaultError, match="not trusted"):
+            store.preflight(where)
+
+
+def test_http_to_a_port_with_tls(tls_server: tuple[OpenBaoServer, VaultSettings]) -> None:
+    """http:// to a TLS port is a mistake in the settings, told before a secret is sent in clear."""
+    settings = msgspec.structs.replace(
+        tls_server[1], address=tls_server[1].address.replace("https:", "http:"), ca_file=""
+    )
+    with CertificateStore(settings, clock=system_clock, patience=ONCE) as store:
+        where = store.location(Environment.TEST, CustomerId("1234567-8"), Channel.WS)
+        with pytest.raises(VaultError, match="speaks TLS") as caught:
+            store.preflight(where)
+    assert not caught.value.transient

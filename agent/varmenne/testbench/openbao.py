@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 START_SECONDS = 30.0
+PROBE_SECONDS = 2.0
 STOP_SECONDS = 10.0
 PORT_TRIES = 5
 
@@ -153,11 +154,11 @@ class OpenBaoServer:
         """Wait until the server ends by itself or is stopped; return its exit code."""
         return self._process.wait() if self._process else 0
 
-    def client(self, token: Secret | None = None) -> hvac.Client:
+    def client(self, token: Secret | None = None, *, read_timeout_seconds: float = 30.0) -> hvac.Client:
         """Return a new hvac client, with the root token unless another is given, for setting up and inspecting."""
         from varmenne.vault import wire
 
-        settings = VaultSettings(address=self.address, ca_file=self.ca_file)
+        settings = VaultSettings(address=self.address, ca_file=self.ca_file, read_timeout_seconds=read_timeout_seconds)
         return wire.new_client(settings, token or self._root)
 
     @property
@@ -192,9 +193,11 @@ class OpenBaoServer:
     def _become_ready(self) -> None:
         """Wait for the server, initialise a new persistent one, and wait until it takes writes."""
         deadline = time.monotonic() + START_SECONDS
-        client = self.client(Secret(""))
+        client = self.client(Secret(""), read_timeout_seconds=PROBE_SECONDS)
         with contextlib.closing(client.adapter):
             self._until(deadline, client.sys.read_seal_status)
+        client = self.client(Secret(""))
+        with contextlib.closing(client.adapter):
             self._initialise(client)
         client = self.client()
         with contextlib.closing(client.adapter):

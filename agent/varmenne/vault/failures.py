@@ -94,7 +94,13 @@ NOT_SENT = Failure(
     "Check vault.address, the network and that the server runs",
     retry=True,
 )
-LOST = Failure(VaultUnavailable, "The connection to Vault was lost", "Try again", retry=True, executed=True)
+LOST = Failure(
+    VaultUnavailable,
+    "The connection to Vault was lost",
+    "Try again; if it stays so, check vault.address: a port with TLS cuts off plain http://",
+    retry=True,
+    executed=True,
+)
 TLS = Failure(
     VaultError,
     "Vault's TLS certificate or connection was refused",
