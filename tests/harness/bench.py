@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from varmenne.clock import system_clock
+from varmenne.testbench.files import private_folder
 from varmenne.testbench.server import BenchServer
 from varmenne.testbench.state import BenchState
 
@@ -42,7 +43,7 @@ def copy_keys(source: Path, target: Path) -> None:
     """Copy the keys of a bench, and nothing else, into the folder of a new one."""
     for key in source.glob("*/*.key.pem"):
         folder = target / key.parent.name
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_folder(folder)
         shutil.copy(key, folder)
 
 
