@@ -79,9 +79,9 @@ def testbench() -> None:
 )
 @click.option(
     "--environment",
-    default=Environment.TEST,
+    default=Environment.TEST.value,
     show_default=True,
-    type=click.Choice(list(Environment)),
+    type=click.Choice([environment.value for environment in Environment]),
     help="Environment that requests must name.",
 )
 @common_options
@@ -139,9 +139,9 @@ def serve(
 @click.option("--customer-name", metavar="NAME", help="The customer's name, for the certificate's subject.")
 @click.option(
     "--channel",
-    default=Channel.WS,
+    default=Channel.WS.value,
     show_default=True,
-    type=click.Choice(list(Channel)),
+    type=click.Choice([channel.value for channel in Channel]),
     help="What the certificate is for: Web Service or SFTP.",
 )
 @common_options

@@ -19,13 +19,15 @@ PRIVATE_FILE = 0o600
 
 
 def private_folder(path: Path) -> None:
-    """Make a folder, and those above it, that only its owner can enter.
+    """Make a folder, and those missing above it, that only its owner can enter.
 
     Raises:
         InputError: the path cannot be made, or is something else than a folder.
     """
     try:
-        path.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
+        for folder in (*reversed(path.parents), path):
+            if not folder.is_dir():
+                folder.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
     except OSError as exc:
         raise InputError(f"The bench's folder {path} cannot be made", why=exc.strerror or str(exc)) from exc
 

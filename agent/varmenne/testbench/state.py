@@ -30,6 +30,9 @@ URL_NAME = "url"
 TLS_CA_NAME = "tls-ca.pem"
 TRUST_NAME = "trust"
 
+CLOCK_YEARS = (2000, 2100)
+"""The clock can be set to a time from the first of these years on, and before the second."""
+
 _CLOCK_OFFSET = "clock_offset_seconds"
 _PUBLICATION_PORT = "publication_port"
 _SERVICE_PORT = "service_port"
@@ -117,13 +120,27 @@ class BenchState:
         return self._clock() + timedelta(seconds=offset)
 
     def set_clock(self, moment: datetime) -> datetime:
-        """Set the bench's clock; it runs on from there. Returns the new time."""
+        """Set the bench's clock; it runs on from there. Returns the new time.
+
+        Raises:
+            InputError: the time is not between the years of :data:`CLOCK_YEARS`; the clock stays as it was.
+        """
+        if not CLOCK_YEARS[0] <= moment.year < CLOCK_YEARS[1]:
+            raise _no_such_time()
         self.store.set_setting(_CLOCK_OFFSET, str((moment - self._clock()).total_seconds()))
         return self.now()
 
     def advance_clock(self, by: timedelta) -> datetime:
-        """Move the bench's clock on (or back, by a negative span). Returns the new time."""
-        return self.set_clock(self.now() + by)
+        """Move the bench's clock on (or back, by a negative span). Returns the new time.
+
+        Raises:
+            InputError: the time would not be between the years of :data:`CLOCK_YEARS`; the clock stays as it was.
+        """
+        try:
+            moment = self.now() + by
+        except OverflowError:
+            raise _no_such_time() from None
+        return self.set_clock(moment)
 
     def reset_clock(self) -> datetime:
         """Let the bench's clock be the computer's again. Returns the new time."""
@@ -207,6 +224,12 @@ class BenchState:
         from varmenne.testbench.family import Family
 
         return Family(self.directory / "ca", f"http://127.0.0.1:{self.publication_port()}", self.now())
+
+
+def _no_such_time() -> InputError:
+    """Say between which years the clock can be set."""
+    first, last = CLOCK_YEARS
+    return InputError(f"The bench's clock can be set to the years from {first} to {last - 1} only")
 
 
 def password_fits(password: str, order: StoredOrder) -> bool:
