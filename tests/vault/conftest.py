@@ -90,6 +90,8 @@ class _Handler(BaseHTTPRequestHandler):
     """Passes requests on, and spoils those that have a fault coming."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    wbufsize = -1  # One packet for head and body.
     server: _Server
 
     def handle_one_request(self) -> None:

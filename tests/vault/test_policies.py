@@ -13,7 +13,7 @@ import pytest
 
 from varmenne.domain.secret import Secret
 from varmenne.errors import ConfigError
-from varmenne.testbench.openbao import OpenBaoServer, find_binary, make_role
+from varmenne.testbench.openbao import OpenBaoServer, find_binary, make_mount, make_role
 from varmenne.vault.policies import POLICIES, policy_text
 
 if TYPE_CHECKING:
@@ -92,8 +92,7 @@ def roles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     with OpenBaoServer(tmp_path_factory.mktemp("bao")) as server, contextlib.ExitStack() as stack:
         root = server.client()
         stack.callback(root.adapter.close)
-        root.sys.enable_secrets_engine("kv", path=MOUNT, options={"version": "2"})
-        root.secrets.kv.v2.configure(cas_required=True, mount_point=MOUNT)
+        make_mount(root, MOUNT)
         for path in (OURS, THEIRS, "other/secret"):
             root.secrets.kv.v2.create_or_update_secret(path, {"certificate": path}, cas=0, mount_point=MOUNT)
         clients: dict[str, Any] = {"root": root}

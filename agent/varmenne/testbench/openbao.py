@@ -300,11 +300,7 @@ def provision(
     """
     client = server.client()
     with contextlib.closing(client.adapter):
-        if f"{mount}/" not in client.sys.list_mounted_secrets_engines()["data"]:
-            client.sys.enable_secrets_engine("kv", path=mount, options={"version": "2"})
-        _when_upgraded(
-            lambda: client.secrets.kv.v2.configure(max_versions=MAX_VERSIONS, cas_required=True, mount_point=mount)
-        )
+        make_mount(client, mount)
         role_id, secret_id = make_role(client, f"{ROLE}-{mount}", policy_text("agent", mount=mount, prefix=prefix))
     write_file(secret_id_file, secret_id.reveal().encode())
     return VaultSettings(
@@ -327,15 +323,18 @@ def make_role(client: Any, name: str, policy: str, **options: object) -> tuple[s
     return role_id, Secret(client.auth.approle.generate_secret_id(name)["data"]["secret_id"])
 
 
-def _when_upgraded(call: Any) -> None:
-    """Make a call on a new KV mount as soon as the server has finished setting it up."""
+def make_mount(client: Any, mount: str) -> None:
+    """Make a KV version 2 mount that demands check-and-set, unless it is there; return when it takes writes."""
     from hvac.exceptions import InvalidRequest
 
+    if f"{mount}/" not in client.sys.list_mounted_secrets_engines()["data"]:
+        client.sys.enable_secrets_engine("kv", path=mount, options={"version": "2"})
     deadline = time.monotonic() + START_SECONDS
     while True:
         try:
-            call()
+            client.secrets.kv.v2.configure(max_versions=MAX_VERSIONS, cas_required=True, mount_point=mount)
         except InvalidRequest as exc:
+            # For a moment after it was made, a mount is being "upgraded" from version 1.
             if "upgrading" not in str(exc).lower() or time.monotonic() > deadline:
                 raise
             time.sleep(0.02)
