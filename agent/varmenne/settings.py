@@ -48,8 +48,8 @@ class TokenSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     pin: Annotated[
         SecretSource,
         msgspec.Meta(
-            description="Where the user PIN comes from: `prompt`, `file:PATH`, `fd:NUMBER`, `credential:NAME` (systemd) "
-            "or `env:NAME` (works, but other processes of the same user can read it: a warning is shown)."
+            description="Where the user PIN comes from: `prompt`, `file:PATH`, `fd:NUMBER`, `credential:NAME` "
+            "(systemd) or `env:NAME` (works, but other processes of the same user can read it: a warning is shown)."
         ),
     ] = "prompt"
     init_parameters: Annotated[
@@ -146,6 +146,13 @@ class VaultSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     ] = 15.0
 
 
+class CustomerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The customer that commands are for when they name none. A software house leaves this out."""
+
+    id: Annotated[str, msgspec.Meta(description="Business ID or other customer ID.")] = ""
+    name: Annotated[str, msgspec.Meta(description="The customer's name, as in the order.")] = ""
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole file."""
 
@@ -159,6 +166,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     vault: VaultSettings
     service: ServiceSettings = ServiceSettings()
     trust: TrustSettings = TrustSettings()
+    customer: CustomerSettings = CustomerSettings()
 
     @property
     def trust_dir(self) -> Path:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import click
 
 from varmenne.cli.common import EXAMPLE, App, common_options
 from varmenne.errors import ChecksFailed
+
+if TYPE_CHECKING:
+    from varmenne.domain.check import Check
+    from varmenne.enrollment.parts import Parts
 
 COLORS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
@@ -30,19 +35,23 @@ def doctor(app: App, *, endpoint: str | None, retry_pin: bool) -> None:
 
     Each line is ok, warn or fail, with the next step. The exit code is 15 if anything fails.
     """
+    with app.parts(app.settings(endpoint=endpoint), retry_pin=retry_pin) as parts:
+        found = show_checks(app, parts)
+    if app.json:
+        app.emit([dataclasses.asdict(check) for check in found], "")
+    if any(check.verdict == "fail" for check in found):
+        raise click.exceptions.Exit(ChecksFailed.exit_code)
+
+
+def show_checks(app: App, parts: Parts) -> list[Check]:
+    """Run the check-up and print each line as it is found (on standard error, with --json)."""
     from varmenne.enrollment.doctor import check_up
 
     found = []
-    with app.parts(app.settings(endpoint=endpoint), retry_pin=retry_pin) as parts:
-        for check in check_up(parts):
-            found.append(check)
-            if not app.json:
-                verdict = click.style(f"{check.verdict:<4}", fg=COLORS[check.verdict])
-                click.echo(f"{verdict}  {check.name}: {check.detail}", color=app.color)
-                if check.next_step and check.verdict != "ok":
-                    click.echo(f"      → {check.next_step}", color=app.color)
-    if app.json:
-        app.emit([dataclasses.asdict(check) for check in found], "")
-    failed = [check.name for check in found if check.verdict == "fail"]
-    if failed:
-        raise click.exceptions.Exit(ChecksFailed.exit_code)
+    for check in check_up(parts):
+        found.append(check)
+        verdict = click.style(f"{check.verdict:<4}", fg=COLORS[check.verdict])
+        click.echo(f"{verdict}  {check.name}: {check.detail}", color=app.color, err=app.json)
+        if check.next_step and check.verdict != "ok":
+            click.echo(f"      → {check.next_step}", color=app.color, err=app.json)
+    return found

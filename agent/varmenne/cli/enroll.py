@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 def enroll(
     app: App,
     *,
-    customer_id: str,
+    customer_id: str | None,
     customer_name: str | None,
     channel: str,
     environment: str | None,
@@ -63,9 +63,7 @@ def enroll(
     from varmenne.enrollment import enroll as use_case
 
     settings = app.settings(environment, endpoint)
-    order = order_of(
-        app, settings.environment, customer=customer_id, name=customer_name, channel=channel, replaces=replaces
-    )
+    order = order_of(app, settings, customer=customer_id, name=customer_name, channel=channel, replaces=replaces)
     given = obtain(app, credentials)
     with app.parts(settings) as parts:
         row = use_case.enroll(parts, Teller(app), order, given, wait=_limit(parts, wait))

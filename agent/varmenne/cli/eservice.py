@@ -29,7 +29,7 @@ MAX_CERTIFICATE_FILE_BYTES = 256 * 1024
 @common_options
 @click.pass_obj
 def csr(
-    app: App, *, customer_id: str, customer_name: str | None, channel: str, replaces: str | None, out: Path
+    app: App, *, customer_id: str | None, customer_name: str | None, channel: str, replaces: str | None, out: Path
 ) -> None:
     """Make a key in the token and write a CSR for the e-service's form.
 
@@ -41,9 +41,7 @@ def csr(
     from varmenne.enrollment import enroll as use_case
 
     settings = app.settings()
-    order = order_of(
-        app, settings.environment, customer=customer_id, name=customer_name, channel=channel, replaces=replaces
-    )
+    order = order_of(app, settings, customer=customer_id, name=customer_name, channel=channel, replaces=replaces)
     if out.exists():
         raise InputError(f"{out} exists already", next_step="Name another file; nothing is overwritten")
     if not os.access(out.parent, os.W_OK):

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from varmenne.domain import identifiers as ids
+from varmenne.errors import InputError
 
 if TYPE_CHECKING:
     from varmenne.cli.common import App
     from varmenne.enrollment.enroll import Order
+    from varmenne.settings import Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -34,25 +36,33 @@ wait_option = click.option(
 def customer_options(command: F) -> F:
     """Add the options that name the customer."""
     command = click.option("--customer-name", metavar="NAME", help="The customer's name, as in the order.")(command)
-    return click.option("--customer-id", metavar="ID", required=True, help="Business ID or other customer ID.")(command)
+    return click.option(
+        "--customer-id", metavar="ID", help="Business ID or other customer ID; otherwise the settings' customer."
+    )(command)
 
 
 def order_of(
-    app: App, environment: ids.Environment, *, customer: str, name: str | None, channel: str, replaces: str | None
+    app: App, settings: Settings, *, customer: str | None, name: str | None, channel: str, replaces: str | None
 ) -> Order:
-    """Parse what a person gave into an order.
+    """Parse what a person gave into an order; the settings fill in the customer where none is named.
 
     Raises:
-        InputError: a value breaks the service's limits.
+        InputError: a value breaks the service's limits, or there is no customer.
     """
     from varmenne.enrollment.enroll import Order
 
+    if customer is None:
+        if not settings.customer.id:
+            raise InputError(
+                "No customer is named", next_step="Give --customer-id, or set `customer.id` in the settings"
+            )
+        customer, name = settings.customer.id, name or settings.customer.name or None
     order = Order(
         customer=ids.customer_id(customer),
         name=None if name is None else ids.customer_name(name),
         channel=ids.Channel(channel),
         replaces=None if replaces is None else ids.enrollment_id(replaces),
     )
-    if environment is ids.Environment.PRODUCTION and ids.business_id_looks_wrong(customer):
+    if settings.environment is ids.Environment.PRODUCTION and ids.business_id_looks_wrong(customer):
         app.warn(f"{customer} looks like a business ID, but its check digit is wrong.")
     return order

@@ -101,7 +101,7 @@ def main() -> NoReturn:
 
 
 def _defect(exc: Exception) -> VarmenneError:
-    """Wrap an error that should have been translated where it arose; its text could be anything, so only -vv shows it."""
+    """Wrap an error that was not translated where it arose; its text may be anything, so only -vv shows it."""
     error = VarmenneError(
         f"An unexpected error: {type(exc).__name__}",
         next_step="This is a defect in varmenne. Run the command again with -vv and report what it shows, "

@@ -124,7 +124,7 @@ def _write_settings(path: Path, settings: Mapping[str, Any]) -> None:
         return {
             name: filled(value) if isinstance(value, Mapping) else value
             for name, value in table.items()
-            if value is not None and value != "" and value != {}
+            if value or value is False
         }
 
     document = tomlkit.document()

@@ -134,6 +134,7 @@ def _zeep_client(endpoint: Endpoint) -> zeep.Client:
 
     # What is "external" to zeep are our own documents: Wire.load has no others.
     settings = zeep.Settings(strict=True, raw_response=True, forbid_dtd=True, forbid_external=False)
+    wire = Wire()  # type: ignore[no-untyped-call]  # zeep's types are partial
     return zeep.Client(  # type: ignore[no-untyped-call]  # zeep's types are partial
-        _INTERFACE_BASE + WSDL_NAME, transport=Wire(), settings=settings, plugins=[SchemaCheck()]
+        _INTERFACE_BASE + WSDL_NAME, transport=wire, settings=settings, plugins=[SchemaCheck()]
     )
