@@ -60,5 +60,4 @@ def vault(openbao: OpenBaoServer, tmp_path_factory: pytest.TempPathFactory) -> I
     root = openbao.client()
     with contextlib.closing(root.adapter):
         yield Vault(settings, root, openbao)
-    root.sys.disable_secrets_engine(settings.mount)
-    root.adapter.close()
+        root.sys.disable_secrets_engine(settings.mount)

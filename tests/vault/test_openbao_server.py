@@ -109,6 +109,7 @@ def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         taken.bind(("127.0.0.1", int(server.address.rpartition(":")[2])))
+        taken.listen()
         with pytest.raises(VaultUnavailable, match="address already in use"):
             server.start()
     assert server.pid is None

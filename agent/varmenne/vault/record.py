@@ -32,7 +32,15 @@ OPERATION = "_operation"
 DIGEST = "_digest"
 """Two fields that the store adds: the ID of the act that wrote the version, and a SHA-256 over all else in it."""
 
-INDEX_FIELDS = ("serial_number", "not_after", "fingerprint_sha256", "enrollment", "environment", "channel")
+INDEX_FIELDS = (
+    "serial_number",
+    "not_after",
+    "fingerprint_sha256",
+    "enrollment",
+    "generation",
+    "environment",
+    "channel",
+)
 """Fields that are repeated as custom metadata, where whoever lists certificates finds them without reading records."""
 
 
@@ -105,7 +113,7 @@ def build_record(
 
 def index_strings(record: Mapping[str, object]) -> dict[str, str]:
     """Return the custom metadata that belongs to a record: a few plain strings to find it by, nothing sensitive."""
-    return {name: str(record[name]) for name in INDEX_FIELDS} | {"generation": str(record["generation"])}
+    return {name: str(record[name]) for name in INDEX_FIELDS}
 
 
 @cache
