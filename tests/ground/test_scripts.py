@@ -13,7 +13,15 @@ from shlex import quote
 import pytest
 
 ROOT = Path(__file__).parents[2]
-EXECUTABLE = [".ci/run", "scripts/check", "scripts/demo", "scripts/lock", "scripts/test", "scripts/try-on"]
+EXECUTABLE = [
+    ".ci/run",
+    "scripts/check",
+    "scripts/demo",
+    "scripts/docs",
+    "scripts/lock",
+    "scripts/test",
+    "scripts/try-on",
+]
 
 
 def _shell(path: Path) -> list[str]:
