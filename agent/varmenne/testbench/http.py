@@ -72,6 +72,9 @@ class Handler(BaseHTTPRequestHandler):
     server_version = f"varmenne-BENCH/{__version__}"
     sys_version = ""
     timeout = SILENCE_SECONDS
+    # A reply leaves in one piece and at once: Nagle's algorithm would hold its second piece back for 40 ms.
+    wbufsize = -1
+    disable_nagle_algorithm = True
     server: Listener
 
     def version_string(self) -> str:

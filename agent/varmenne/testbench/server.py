@@ -98,6 +98,7 @@ class BenchServer:
         with contextlib.ExitStack() as starting:
             directory = self._state.directory
             starting.enter_context(only_one(directory / "serve.lock", f"The bench in {directory}"))
+            starting.enter_context(self._state.store.kept_open())
             context = server_context(directory / "tls", self.tls_ca, system_clock())
             family = self._state.family()
             for environment in {Environment.TEST, self._behaviour.environment}:

@@ -184,6 +184,13 @@ class Store:
         except sqlite3.Error as exc:
             raise StateError(f"The bench's state {self._path} cannot be used", why=str(exc)) from exc
 
+    @contextlib.contextmanager
+    def kept_open(self) -> Iterator[None]:
+        """Hold the file open for the length of a block: SQLite then need not tidy it up after every transaction."""
+        with contextlib.closing(sqlite3.connect(self._path, check_same_thread=False)) as db:
+            db.execute("SELECT 1 FROM settings").fetchone()
+            yield
+
     def setting(self, name: str) -> str | None:
         """Return a setting, or None if it was never set."""
         with self._transaction() as db:
