@@ -9,8 +9,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from harness.softhsm import softhsm, softhsm_shared, token  # noqa: F401 - fixtures
 
+from harness.softhsm import softhsm, softhsm_shared, token  # noqa: F401 - fixtures
 from varmenne.settings import TokenSettings
 from varmenne.token import CreatedToken, Token
 

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
+import socket
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pytest
+
+from varmenne.settings import TokenSettings
 from varmenne.token import CreatedToken
 
 _PROGRAM = """
@@ -57,3 +65,85 @@ def foreign_key(
         env={**os.environ, **token.environment},
         check=True,
     )
+
+
+_TPM_PIN = "tpm-pin-1234"
+_TPM_PACKAGES = (
+    "swtpm swtpm-tools tpm2-tools tpm2-abrmd libtss2-tcti-swtpm0 libtss2-tcti-tabrmd0 libtpm2-pkcs11-1 "
+    "libtpm2-pkcs11-tools dbus-daemon"
+)
+
+
+@contextlib.contextmanager
+def swtpm(folder: Path) -> Iterator[TokenSettings]:
+    """Run a software TPM with its resource manager, and make a token in it."""
+    module = Path(f"/usr/lib/{os.uname().machine}-linux-gnu/pkcs11/libtpm2_pkcs11.so")
+    tools = ("swtpm", "dbus-daemon", "tpm2-abrmd", "tpm2_ptool")
+    if not module.is_file() or not all(map(shutil.which, tools)):
+        pytest.fail(f"a software TPM is missing: install the packages {_TPM_PACKAGES}")
+    state, store, bus = folder / "tpm-state", folder / "tpm-store", folder / "bus"
+    state.mkdir()
+    store.mkdir()
+    server = _free_port_pair()
+    environment = {
+        "DBUS_SESSION_BUS_ADDRESS": f"unix:path={bus}",
+        "TPM2_PKCS11_STORE": str(store),
+        "TPM2_PKCS11_TCTI": "tabrmd:bus_type=session",
+        "TPM2TOOLS_TCTI": "tabrmd:bus_type=session",
+    }
+    whole = {**os.environ, **environment}
+    with contextlib.ExitStack() as stack:
+
+        def run(*command: str) -> None:
+            log = stack.enter_context((folder / f"{command[0]}.log").open("wb"))
+            process = subprocess.Popen(command, env=whole, stdout=log, stderr=log)
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+
+        run(
+            *("swtpm", "socket", "--tpm2", "--tpmstate", f"dir={state}", "--flags", "not-need-init,startup-clear"),
+            *("--server", f"type=tcp,port={server},bindaddr=127.0.0.1"),
+            *("--ctrl", f"type=tcp,port={server + 1},bindaddr=127.0.0.1"),
+        )
+        run("dbus-daemon", "--session", "--nofork", f"--address=unix:path={bus}")
+        _until(bus.exists)
+        _until(lambda: _listens(server))
+        as_root = ["--allow-root"] if os.getuid() == 0 else []
+        run("tpm2-abrmd", "--session", "--flush-all", f"--tcti=swtpm:port={server}", *as_root)
+        ptool = ("tpm2_ptool", "init", "--path", str(store))
+        _until(lambda: subprocess.run(ptool, env=whole, capture_output=True, check=False).returncode == 0)
+        ptool_add = ("tpm2_ptool", "addtoken", "--path", str(store))
+        subprocess.run(
+            [*ptool_add, "--pid=1", "--sopin=12345678", f"--userpin={_TPM_PIN}", "--label=agent"],
+            env=whole,
+            capture_output=True,
+            check=True,
+        )
+        pin = folder / "tpm-pin"
+        pin.touch(mode=0o600)
+        pin.write_text(f"{_TPM_PIN}\n")
+        yield TokenSettings(module=str(module), label="agent", pin=f"file:{pin}", environment=environment)
+
+
+def _free_port_pair() -> int:
+    """Return a loopback port that was free a moment ago, and the next one too: clients take the pair for granted."""
+    while True:
+        with contextlib.suppress(OSError), socket.socket() as one, socket.socket() as two:
+            one.bind(("127.0.0.1", 0))
+            port: int = one.getsockname()[1]
+            two.bind(("127.0.0.1", port + 1))
+            return port
+
+
+def _listens(port: int) -> bool:
+    """Tell whether a port is listened on, without connecting: swtpm serves one connection."""
+    wanted = f"0100007F:{port:04X} 00000000:0000 0A"
+    return wanted in Path("/proc/net/tcp").read_text()
+
+
+def _until(ready: Callable[[], bool], seconds: float = 20) -> None:
+    """Wait for something to become true."""
+    deadline = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < deadline, "the software TPM did not come up"
+        time.sleep(0.1)

@@ -145,7 +145,8 @@ static rv get_attribute_value(ulong_t session, ulong_t object, attribute *templa
     if (order("untold", name, NULL, 0)) { template->length = (ulong_t)-1; return 0x12; }
     if (!result && template->value && order("bool", name, text, sizeof text))
         *(unsigned char *)template->value = (unsigned char)atoi(text);
-    if (!result && template->type == 0x120 && order("short-modulus", NULL, NULL, 0)) template->length = 128;
+    if (!result && template->value && template->type == 0x120 && order("short-modulus", NULL, NULL, 0))
+        template->length = 128;
     return result;
 }
 

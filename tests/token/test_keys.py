@@ -132,7 +132,7 @@ def test_keys_of_others_are_listed_and_refused(softhsm: CreatedToken, token: Tok
     assert token.keys() == ((key_id, "foreign"),), "a key that was found is never destroyed"
 
 
-def test_an_index_entry_is_checked_before_use(softhsm: CreatedToken, token: Token, tmp_path: Path) -> None:
+def test_an_index_entry_is_checked_before_use(softhsm: CreatedToken, token: Token) -> None:
     """A key that was destroyed by another process is not signed with by a stale handle."""
     kept, gone = new_key_id(), new_key_id()
     signers = [token.signer(token.generate(key_id, "key").key_id) for key_id in (kept, gone)]

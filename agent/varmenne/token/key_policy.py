@@ -62,7 +62,7 @@ class Form:
         return f"{self.concession} ({self.because})" if self.concession else ""
 
 
-FORMS: Final = (
+FORMS: Final[tuple[Form, ...]] = (
     Form(frozenset(), ""),
     Form(_USAGE, "the token refused an order that limits the key to signing, so its usage is the token's choice"),
     Form(frozenset({"MODIFIABLE"}), "the token refused an order with MODIFIABLE false"),

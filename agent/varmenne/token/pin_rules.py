@@ -170,12 +170,19 @@ class PinMemory:
 
     @contextlib.contextmanager
     def one_at_a_time(self) -> Iterator[None]:
-        """Keep other processes from trying a PIN meanwhile, so that ten workers do not try one wrong PIN ten times."""
+        """Keep other processes from trying a PIN meanwhile, so that ten workers do not try one wrong PIN ten times.
+
+        Raises:
+            TokenError: the folder cannot be written, so a refusal could not be remembered either.
+        """
         if self._folder is None:
             yield
             return
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(self._folder / _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor = os.open(self._folder / _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as exc:
+            raise self._unwritable(exc) from exc
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
@@ -246,8 +253,12 @@ class PinMemory:
                 os.fsync(file.fileno())
             Path(temporary).replace(path)
         except OSError as exc:
-            raise TokenError(
-                "A refused PIN cannot be remembered",
-                why=f"{path}: {exc.strerror}",
-                next_step="Make the state folder writable for this user",
-            ) from exc
+            raise self._unwritable(exc) from exc
+
+    def _unwritable(self, error: OSError) -> TokenError:
+        """Say that nothing can be remembered."""
+        return TokenError(
+            "A refused PIN could not be remembered in the state folder",
+            why=f"{self._folder}: {error.strerror}",
+            next_step="Make the state folder writable for this user",
+        )

@@ -16,7 +16,7 @@ from pkcs11.constants import MechanismFlag, TokenFlag
 from varmenne.domain.keys import RSA_BITS, TokenIdentity
 from varmenne.errors import TokenError, TokenUnavailable
 from varmenne.secret_sources import read_secret
-from varmenne.token.key_policy import FORMS
+from varmenne.token.key_policy import FORMS, Form
 from varmenne.token.status import TokenStatus
 from varmenne.token.worker.module import Module
 from varmenne.token.worker.templates import mapper
@@ -44,7 +44,7 @@ class TokenSession:
         self._login: Session | None = None
         self._work: Session | None = None
         self._mechanisms: frozenset[int] | None = None
-        self.forms = FORMS
+        self.forms: tuple[Form, ...] = FORMS
         """The forms in which keys may be ordered here; narrowed to the one that the token took."""
 
     @property
