@@ -27,15 +27,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from varmenne.domain.secret import Secret
 from varmenne.errors import ConfigError, VaultUnavailable
 from varmenne.settings import LoginSettings, VaultSettings
-from varmenne.testbench.files import write_file
+from varmenne.testbench.family import (
+    KeyPair,
+    bench_name,
+    build_certificate,
+    key_usage,
+    pem,
+    software_key,
+    whole_second,
+)
+from varmenne.testbench.files import private_folder, write_file
 from varmenne.vault.policies import policy_text
 
 if TYPE_CHECKING:
@@ -52,17 +58,7 @@ UNSEAL_KEY_FILE = "DEMO-ONLY-unseal-key"
 UNSEAL_KEY_BYTES = 32
 ROLE = "varmenne-agent"
 MAX_VERSIONS = 20
-_CA_KEY_USAGE = x509.KeyUsage(
-    digital_signature=False,
-    content_commitment=False,
-    key_encipherment=False,
-    data_encipherment=False,
-    key_agreement=False,
-    key_cert_sign=True,
-    crl_sign=True,
-    encipher_only=False,
-    decipher_only=False,
-)
+TLS_KEY_BITS = 2048
 TLS_LIFETIME = timedelta(days=3650)
 
 
@@ -129,7 +125,7 @@ class OpenBaoServer:
             VaultUnavailable: it did not come up; the error quotes the end of its log.
         """
         binary = find_binary()
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_folder(self.folder)
         again = self._is_initialised()
         for tries_left in reversed(range(1 if again else PORT_TRIES)):
             self._port = self._configured_port() if again else _free_port_pair()
@@ -240,7 +236,7 @@ class OpenBaoServer:
     def _configure(self) -> Path:
         """Write the configuration of a new server and all that it names."""
         shutil.rmtree(self._storage, ignore_errors=True)
-        self._storage.mkdir(mode=0o700)
+        private_folder(self._storage)
         write_file(self.folder / UNSEAL_KEY_FILE, secrets.token_bytes(UNSEAL_KEY_BYTES))
         listener = {"address": f"{HOST}:{self._port}", "cluster_address": f"{HOST}:{self._port + 1}"}
         if self.tls:
@@ -376,49 +372,32 @@ def _free_port_pair() -> int:
 
 def _make_tls_files(folder: Path) -> None:
     """Make a CA and a server certificate of it for the loopback address: `ca.pem`, `server.pem`, `server.key`."""
-    ca_key, server_key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "OpenBao of a varmenne demo")])
-    authority = x509.SubjectKeyIdentifier.from_public_key(ca_key.public_key())
-    begin = datetime.now(UTC) - timedelta(hours=1)
-
-    def signed(
-        key: ec.EllipticCurvePrivateKey, common_name: str, *extensions: tuple[x509.ExtensionType, bool]
-    ) -> bytes:
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)]))
-            .issuer_name(name)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(begin)
-            .not_valid_after(begin + TLS_LIFETIME)
-        )
-        for extension, critical in extensions:
-            builder = builder.add_extension(extension, critical)
-        return builder.sign(ca_key, hashes.SHA256()).public_bytes(Encoding.PEM)
-
-    folder.mkdir(mode=0o700, exist_ok=True)
-    write_file(
-        folder / "ca.pem",
-        signed(
-            ca_key,
-            "OpenBao of a varmenne demo",
+    private_folder(folder)
+    begin = whole_second(datetime.now(UTC) - timedelta(hours=1))
+    end = begin + TLS_LIFETIME
+    ca_key = software_key(folder / "ca.key", TLS_KEY_BITS)
+    ca = build_certificate(
+        bench_name("OpenBao CA"),
+        ca_key.public_key(),
+        None,
+        begin=begin,
+        end=end,
+        extensions=[
             (x509.BasicConstraints(ca=True, path_length=0), True),
-            (_CA_KEY_USAGE, True),
-            (authority, False),
-        ),
+            (key_usage("key_cert_sign", "crl_sign"), True),
+        ],
+        own_key=ca_key,
     )
-    write_file(
-        folder / "server.pem",
-        signed(
-            server_key,
-            HOST,
+    server = build_certificate(
+        bench_name(HOST),
+        software_key(folder / "server.key", TLS_KEY_BITS).public_key(),
+        KeyPair(ca, ca_key),
+        begin=begin,
+        end=end,
+        extensions=[
             (x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(HOST))]), False),
             (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), False),
-            (x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(authority), False),
-        ),
+        ],
     )
-    write_file(
-        folder / "server.key",
-        server_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
-    )
+    write_file(folder / "ca.pem", pem(ca))
+    write_file(folder / "server.pem", pem(server))
