@@ -26,18 +26,19 @@ def build_csr(signer: Signer, customer: CustomerId, name: CustomerName | None) -
     subject = {"common_name": str(customer), "country_name": "FI"}
     if name is not None:
         subject["organization_name"] = str(name)
+    # What asn1crypto has parsed it writes again as it was; what it has built it encodes anew each time it is looked at.
     info = csr.CertificationRequestInfo(
         {
             "version": "v1",
-            "subject": x509.Name.build(subject),
+            "subject": x509.Name.load(x509.Name.build(subject).dump()),
             "subject_pk_info": keys.PublicKeyInfo.load(signer.public_key),
             "attributes": [],
         }
     )
-    signed_bytes = info.dump()
+    signed_bytes: bytes = info.dump()
     request = csr.CertificationRequest(
         {
-            "certification_request_info": info,
+            "certification_request_info": csr.CertificationRequestInfo.load(signed_bytes),
             "signature_algorithm": {"algorithm": "sha256_rsa", "parameters": None},
             "signature": signer.sign(signed_bytes),
         }
