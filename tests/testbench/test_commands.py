@@ -185,6 +185,7 @@ def test_the_operations_offered_are_those_of_the_service() -> None:
 def test_the_choices_offered_are_those_of_the_bench() -> None:
     """Languages and forms too are written out."""
     from varmenne.testbench.refusals import Language
+    from varmenne.testbench.service import Repeats
     from varmenne.testbench.signing import SignatureForm
 
     offered = {
@@ -194,6 +195,7 @@ def test_the_choices_offered_are_those_of_the_bench() -> None:
     }
     assert list(offered["language"]) == list(Language)
     assert list(offered["signature_form"]) == list(SignatureForm)
+    assert list(offered["repeats"]) == list(Repeats)
 
 
 def test_serving_for_people_prints_the_url(bench_keys: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from testbench.proofs import VERIFIERS
 from testbench.stranger import CUSTOMER, Stranger, csr, get, sign_new
 from varmenne.domain.identifiers import Environment
 from varmenne.testbench.refusals import REFUSALS, Language
+from varmenne.testbench.service import Repeats
 from varmenne.testbench.state import Order
 
 OTHER = "7654321-0"
@@ -29,6 +30,20 @@ def test_credentials_work_once(stranger: Stranger) -> None:
     again = stranger.call(sign_new(order, csr(stranger.keys[0])))
     another = stranger.call(sign_new(order, csr(stranger.keys[1])))
     assert (first.result, again.result, another.result) == ("OK", "PKI113", "PKI113")
+    assert stranger.kept() == before
+
+
+def test_repeats_may_get_the_same_answer(start_bench: StartBench, keys: Sequence[rsa.RSAPrivateKey]) -> None:
+    """The other thing that the real service could do: the same key gets the same RetrievalId, any other is refused."""
+    stranger = Stranger(start_bench(repeats=Repeats.SAME_ANSWER), keys)
+    order = stranger.order()
+    first = stranger.call(sign_new(order, csr(keys[0])))
+    before = stranger.kept()
+    again = stranger.call(sign_new(order, csr(keys[0])))
+    another = stranger.call(sign_new(order, csr(keys[1])))
+    wrong = stranger.call(sign_new(order, csr(keys[0]), TransferPassword="wrong"))
+    assert (first.result, again.result, another.result, wrong.result) == ("OK", "OK", "PKI113", "PKI112")
+    assert again.text("RetrievalId") == first.text("RetrievalId")
     assert stranger.kept() == before
 
 

@@ -11,6 +11,7 @@ import time
 import pytest
 
 from testbench.stranger import NS, SOAP, Stranger, csr, envelope, get, sign_new
+from varmenne.errors import StateError
 from varmenne.testbench.http import MAX_BODY_BYTES
 from varmenne.testbench.server import BenchServer
 
@@ -108,7 +109,9 @@ HTTP_ERRORS = {
     "another path": ("POST / HTTP/1.1\r\nContent-Type: text/xml\r\nContent-Length: 0", 404),
     "get another path": ("GET /etc/passwd HTTP/1.1", 404),
     "get the service": ("GET /2017/10/CertificateServices HTTP/1.1", 405),
-    "unknown method": ("PUT /2017/10/CertificateServices HTTP/1.1\r\nContent-Length: 0", 501),
+    "put the service": ("PUT /2017/10/CertificateServices HTTP/1.1\r\nContent-Length: 0", 405),
+    "delete another path": ("DELETE /ca HTTP/1.1", 404),
+    "unknown method": ("BREW /2017/10/CertificateServices HTTP/1.1", 501),
     "no length": ("POST {path} HTTP/1.1\r\nContent-Type: text/xml", 411),
     "no number": ("POST {path} HTTP/1.1\r\nContent-Type: text/xml\r\nContent-Length: -1", 400),
     "too large": (f"POST {{path}} HTTP/1.1\r\nContent-Type: text/xml\r\nContent-Length: {MAX_BODY_BYTES + 1}", 413),
@@ -143,6 +146,23 @@ def test_http_mistakes_get_their_status(bench: BenchServer, case: str) -> None:
     assert got.startswith(f"HTTP/1.1 {status} ".encode())
     assert b"varmenne-BENCH" in got
     assert bench.state.log() == []
+
+
+def test_a_client_that_sends_too_much_hears_why(stranger: Stranger) -> None:
+    """The refusal reaches a client that is still sending, and the request is not in the log."""
+    answer = stranger.post(envelope(get("x")) + b" " * (3 * MAX_BODY_BYTES))
+    assert (answer.status, stranger.bench.state.log()) == (413, [])
+
+
+def test_a_bench_whose_state_fails_says_so(stranger: Stranger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A SOAP fault of the server's own, not a connection that ends without a word."""
+
+    def fail(*_arguments: object) -> None:
+        raise StateError("broken")
+
+    monkeypatch.setattr(stranger.bench.state.store, "begin_request", fail)
+    answer = stranger.call(get("unknown"))
+    assert (answer.status, answer.text("faultcode")) == (500, "soapenv:Server")
 
 
 def test_an_endless_chunked_body_is_cut_off(bench: BenchServer) -> None:

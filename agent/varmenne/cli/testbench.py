@@ -84,6 +84,13 @@ def testbench() -> None:
     type=click.Choice([environment.value for environment in Environment]),
     help="Environment that requests must name.",
 )
+@click.option(
+    "--repeats",
+    default="refused",
+    show_default=True,
+    type=click.Choice(["refused", "same-answer"]),
+    help="What spent credentials get when they come again with the same key.",
+)
 @common_options
 @click.pass_obj
 def serve(
@@ -96,6 +103,7 @@ def serve(
     signature_form: str,
     language: str,
     environment: str,
+    repeats: str,
 ) -> None:
     """Run the bench in the foreground until SIGTERM or Ctrl-C.
 
@@ -107,6 +115,7 @@ def serve(
 
     from varmenne.testbench.refusals import Language
     from varmenne.testbench.server import BenchServer
+    from varmenne.testbench.service import Repeats
     from varmenne.testbench.signing import SignatureForm
     from varmenne.testbench.state import BenchState
 
@@ -121,6 +130,7 @@ def serve(
         signature_form=SignatureForm(signature_form),
         language=Language(language),
         environment=Environment(environment),
+        repeats=Repeats(repeats),
     ) as bench:
         facts = {"url": bench.url, "tls_ca": str(bench.tls_ca), "trust": str(bench.trust_dir)}
         click.echo(json.dumps(facts) if app.json else f"BENCH listens at {bench.url}")

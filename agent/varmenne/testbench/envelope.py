@@ -37,7 +37,7 @@ class SoapFault:
     """What a request is answered with if there is no message in it that could be answered otherwise.
 
     Attributes:
-        code: ``Client``, ``VersionMismatch`` or ``MustUnderstand`` (SOAP 1.1, section 4.4.1).
+        code: ``Client``, ``Server``, ``VersionMismatch`` or ``MustUnderstand`` (SOAP 1.1, section 4.4.1).
         text: the fault string, for people. It never repeats a value of the request.
     """
 

@@ -34,6 +34,9 @@ SILENCE_SECONDS = 10.0
 BODY_SECONDS = 30.0
 """Longest time for a whole body."""
 MAX_CHUNK_LINE_BYTES = 256
+LINGER_SECONDS = 0.5
+LINGER_READS = 256
+"""After an error, so many pieces of an unread body are read, and so long is waited for each."""
 
 _XML_TYPES = {"text/xml", "application/xml"}
 
@@ -91,7 +94,12 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self._refuse(_not_found())
 
-    do_HEAD = do_GET  # noqa: N815  # the name that http.server calls
+    def do_PUT(self) -> None:  # the name that http.server calls
+        """Refuse what is neither reading nor a SOAP request."""
+        self._refuse(_method_not_allowed() if self._is_service_path() else _not_found())
+
+    do_HEAD = do_GET  # noqa: N815  # the names that http.server calls
+    do_DELETE = do_PATCH = do_OPTIONS = do_PUT  # noqa: N815
 
     def do_POST(self) -> None:  # the name that http.server calls
         """Serve a SOAP request."""
@@ -176,6 +184,16 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         logger.info("BENCH %s %s: HTTP %d", self.command, self.path.partition("?")[0], refusal.reply.status)
         self._send(refusal.reply)
+        self.wfile.flush()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Read on for a moment: closing on unread bytes would reset the connection, and lose the answer on its way."""
+        self.connection.settimeout(LINGER_SECONDS)
+        with contextlib.suppress(OSError):
+            for _ in range(LINGER_READS):
+                if not self.rfile.read1():
+                    break
 
     def _send(self, reply: Reply) -> None:
         """Deliver a reply, or the part of it that is to be delivered."""

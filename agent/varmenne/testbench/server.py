@@ -17,7 +17,7 @@ from varmenne.testbench.family import FOLDER_OF, Family, der
 from varmenne.testbench.files import only_one, write_file
 from varmenne.testbench.http import SERVICE_PATH, Listener, Site
 from varmenne.testbench.refusals import Language
-from varmenne.testbench.service import Behaviour, BenchService
+from varmenne.testbench.service import Behaviour, BenchService, Repeats
 from varmenne.testbench.signing import SignatureForm
 from varmenne.testbench.state import URL_NAME, BenchState
 from varmenne.testbench.tls import server_context
@@ -45,6 +45,7 @@ class BenchServer:
         signature_form: the form of the signature on answers.
         language: the language of error messages.
         environment: the environment that requests must name.
+        repeats: what a repeated signNewCertificate is answered.
     """
 
     def __init__(
@@ -57,11 +58,12 @@ class BenchServer:
         signature_form: SignatureForm = SignatureForm.OBSERVED,
         language: Language = Language.FINNISH,
         environment: Environment = Environment.TEST,
+        repeats: Repeats = Repeats.REFUSED,
     ) -> None:
         self._state = state
         self._host = _loopback(host)
         self._port = port
-        self._behaviour = Behaviour(delay_seconds, signature_form, language, environment)
+        self._behaviour = Behaviour(delay_seconds, signature_form, language, environment, repeats)
         self._running = contextlib.ExitStack()
         self._listener: Listener | None = None
 

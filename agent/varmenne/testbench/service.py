@@ -4,7 +4,8 @@ Checks come in the order of the code. A request that is refused changes nothing,
 counted. What an accepted request changes is durable before its answer is made. Decisions where the real service is
 unknown:
 
-* a transfer ID is used up by the first accepted request; sending the same CSR again is refused like any other;
+* a transfer ID is used up by the first accepted request; the same CSR once more is refused, or gets the same answer if
+  :class:`Repeats` says so;
 * wrong passwords never burn an order, and a request with a bad CSR does not either;
 * a key that has a certificate of this bench gets no second one;
 * a certificate may be renewed more than once while it is valid (each time with a new key); a RetrievalId never ends.
@@ -18,6 +19,7 @@ import secrets
 import threading
 from dataclasses import dataclass
 from datetime import timedelta
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from cryptography import x509
@@ -29,6 +31,7 @@ from lxml import etree
 
 from varmenne.domain.identifiers import Environment
 from varmenne.domain.keys import RSA_BITS
+from varmenne.errors import StateError
 from varmenne.service.interface import NAMESPACE, Operation
 from varmenne.testbench import refusals
 from varmenne.testbench.envelope import Message, SoapFault, envelop, fault_document, read_request
@@ -50,6 +53,16 @@ RENEWAL_WINDOW = timedelta(days=60)
 """A certificate can be renewed at the earliest this long before it expires."""
 
 
+class Repeats(StrEnum):
+    """What spent credentials get when they come once more with the key that they were spent on.
+
+    What the real service does is unknown, so that a client must be right with either.
+    """
+
+    REFUSED = "refused"
+    SAME_ANSWER = "same-answer"
+
+
 @dataclass(frozen=True, slots=True)
 class Behaviour:
     """How a bench behaves, where that can be chosen.
@@ -59,12 +72,14 @@ class Behaviour:
         signature_form: the form of the signature on answers.
         language: the language of error messages.
         environment: the environment that requests must name.
+        repeats: what a repeated signNewCertificate is answered.
     """
 
     delay_seconds: float = 2.0
     signature_form: SignatureForm = SignatureForm.OBSERVED
     language: Language = Language.FINNISH
     environment: Environment = Environment.TEST
+    repeats: Repeats = Repeats.REFUSED
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +110,14 @@ class BenchService:
 
     def handle(self, body: bytes) -> tuple[Reply, str]:
         """Answer one request body. Returns the reply, and a line for the program's log without secrets."""
+        try:
+            return self._handle(body)
+        except StateError as exc:
+            fault = SoapFault("Server", "The bench's state cannot be used.")
+            return Reply(500, fault_document(fault)), f"FAULT {fault.code}: {exc}"
+
+    def _handle(self, body: bytes) -> tuple[Reply, str]:
+        """Do the work of :meth:`handle`, as long as the state can be used."""
         now = self._state.now()
         message = read_request(body)
         if isinstance(message, SoapFault):
@@ -155,12 +178,20 @@ class BenchService:
             self._store.count_wrong_password(order.transfer_id)
             refuse(refusals.WRONG_PASSWORD)
         if order.used:
-            refuse(refusals.TRANSFER_ID_USED)
+            return self._repeat(message)
         if order.valid_until <= now:
             refuse(refusals.TRANSFER_ID_EXPIRED)
         key = self._requested_key(message)
         name = order.customer_name or message.text("CustomerName")
         return self._issue(key, _Holder(order.customer_id, name, order.channel, order.transfer_id), now)
+
+    def _repeat(self, message: Message) -> tuple[str, str]:
+        """Answer to credentials that are spent already."""
+        issued = self._store.find_issued(by="transfer_id", value=message["TransferId"])
+        key = checked_csr_key(base64.b64decode(message["CertificateRequest"]))
+        if self._behaviour.repeats is Repeats.REFUSED or issued is None or issued.public_key_hash != _key_hash(key):
+            refuse(refusals.TRANSFER_ID_USED)
+        return "RetrievalId", issued.retrieval_id
 
     def _renew(self, message: Message, now: datetime) -> tuple[str, str]:
         """Issue a new certificate to the holder of a current one."""
