@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import sqlite3
 import subprocess
@@ -15,11 +14,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import requests
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from harness.bench import StartBench, copy_keys
 from testbench.stranger import CUSTOMER, Stranger, csr, get, kept, sign_new
-from varmenne.errors import InputError, StateError, VarmenneError
+from varmenne.errors import InputError, StateError
 from varmenne.testbench.server import BenchServer
 from varmenne.testbench.state import BenchState, parse_moment, parse_span
 
@@ -81,6 +81,33 @@ def test_accepted_requests_survive_kill(folder: Path, keys: Sequence[rsa.RSAPriv
         assert (accepted.result, issued.result, again.result) == ("OK", "OK", "PKI113")
         assert (second.url, kept(folder)) == (first.url, before)
         assert [line.status for line in second.state.log()] == ["OK", "OK", "FAIL:PKI113"]
+
+
+def test_kill_in_the_middle_of_requests_leaves_nothing_half_done(
+    folder: Path, keys: Sequence[rsa.RSAPrivateKey]
+) -> None:
+    """Whenever the server ends, an order is spent exactly if its certificate is kept; what was answered is kept."""
+    with served(folder) as bench:
+        stranger = Stranger(bench, keys)  # type: ignore[arg-type]  # has what a stranger uses
+        answered: list[str] = []
+
+        def submit(request: bytes) -> None:
+            order = stranger.order()
+            with contextlib.suppress(requests.RequestException):
+                answered.append(stranger.call(sign_new(order, request)).text("RetrievalId"))
+
+        threads = [threading.Thread(target=submit, args=(csr(key),)) for key in keys]
+        for thread in threads:
+            thread.start()
+        threads[0].join()
+        bench.end(signal.SIGKILL)
+        for thread in threads[1:]:
+            thread.join()
+    orders, issued = kept(folder)
+    with contextlib.closing(sqlite3.connect(folder / "bench.sqlite3")) as db:
+        certified = {row[0] for row in db.execute("SELECT transfer_id FROM issued")}
+    assert {transfer_id for transfer_id, used_at, _until in orders if used_at} == certified
+    assert set(answered) <= {row[0] for row in issued}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -262,13 +289,6 @@ def test_revoking_what_was_not_issued_is_refused(bench: BenchServer) -> None:
     with pytest.raises(InputError):
         bench.state.revoke(1)
     assert bench.state.store.revoked() == []
-
-
-def test_errors_of_the_bench_are_of_the_family(bench: BenchServer) -> None:
-    """Whatever a person does wrong, one kind of error leaves the room."""
-    with pytest.raises(VarmenneError):
-        bench.state.order("x" * 99)
-    assert os.getpid()
 
 
 def test_the_url_is_known_only_while_it_runs(tmp_path: Path) -> None:

@@ -106,6 +106,7 @@ class BenchServer:
             for environment in {Environment.TEST, self._behaviour.environment}:
                 family.publish_trust(self.trust_dir / environment.value)
             service = BenchService(self._state, family, self._behaviour)
+            starting.callback(self._forget_listener)
             self._listener = self._listen(Site(self._interface_document, service.handle), context)
             _serve(self._listener, starting)
             self._publish(family, starting)
@@ -116,6 +117,9 @@ class BenchServer:
     def stop(self) -> None:
         """Stop listening, end every connection and let the folder go. Stopping twice is no mistake."""
         self._running.close()
+
+    def _forget_listener(self) -> None:
+        """Have no URL any more, or none yet, after a start that failed."""
         self._listener = None
 
     def __enter__(self) -> Self:
