@@ -5,9 +5,10 @@ Data goes to standard output, words to standard error.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -60,11 +61,24 @@ class App:
             )
         return settings
 
-    def parts(self, settings: Settings, *, retry_pin: bool = False) -> Parts:
-        """Return the parts that use cases work with; use as a context manager."""
+    @contextlib.contextmanager
+    def parts(self, settings: Settings, *, retry_pin: bool = False, notice: bool = True) -> Iterator[Parts]:
+        """Open the parts that use cases work with; with ``notice``, tell first of work that was left unfinished."""
         from varmenne.enrollment.parts import Parts
 
-        return Parts(settings, retry_pin=retry_pin)
+        with Parts(settings, retry_pin=retry_pin) as parts:
+            if notice:
+                self._tell_unfinished(parts)
+            yield parts
+
+    def _tell_unfinished(self, parts: Parts) -> None:
+        """Name the enrollments that can go on and that no process is at work on."""
+        from varmenne.enrollment.enroll import unfinished
+
+        waiting = [row for row in unfinished(parts) if parts.journal.is_free(row, parts.now)]
+        if waiting:
+            named = ", ".join(f"{row.id} ({row.state})" for row in waiting[:3]) + (", …" if len(waiting) > 3 else "")
+            self.say(f"{click.style('Unfinished:', fg='yellow')} {named}. `varmenne resume --all` goes on.")
 
     def emit(self, data: object, text: str) -> None:
         """Print the result on standard output: as one JSON document with --json, else as text."""
@@ -86,13 +100,18 @@ class App:
             import traceback
 
             self.say("".join(traceback.format_exception(error)))
-        if self.json:
-            shown = {"kind": type(error).__name__, "what": error.what, "why": error.why, "next_step": error.next_step}
-            click.echo(json.dumps({"ok": False, "exit_code": error.exit_code, "error": shown}, ensure_ascii=False))
+        self.print_failure(
+            error.exit_code, kind=type(error).__name__, what=error.what, why=error.why, next_step=error.next_step
+        )
         self.say(f"{click.style('Error:', fg='red')} {error.what}.")
         for name, sentence in (("Why", error.why), ("Next", error.next_step)):
             if sentence:
                 self.say(f"  {name + ':':<6}{sentence}{'' if sentence.endswith(('.', '?', '!')) else '.'}")
+
+    def print_failure(self, exit_code: int, **error: str) -> None:
+        """With --json, print on standard output, for programs, how the command failed."""
+        if self.json:
+            click.echo(json.dumps({"ok": False, "exit_code": exit_code, "error": error}, ensure_ascii=False))
 
 
 def _store(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:

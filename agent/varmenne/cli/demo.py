@@ -73,7 +73,7 @@ def _show(app: App, stage: Stage, teller: Teller) -> dict[str, object]:
     teller.begins(f"Order a certificate for {CUSTOMER_ID}, {CUSTOMER_NAME}, at the bench")
     order = stage.bench.order(CUSTOMER_ID, name=CUSTOMER_NAME)
     teller.done(f"transfer ID {order.transfer_id}, a one-time password, valid until {order.valid_until:%Y-%m-%d}")
-    with app.parts(stage.settings()) as parts:
+    with app.parts(stage.settings(), notice=False) as parts:
         row = use_case.enroll(
             parts,
             teller,

@@ -35,7 +35,7 @@ def doctor(app: App, *, endpoint: str | None, retry_pin: bool) -> None:
 
     Each line is ok, warn or fail, with the next step. The exit code is 15 if anything fails.
     """
-    with app.parts(app.settings(endpoint=endpoint), retry_pin=retry_pin) as parts:
+    with app.parts(app.settings(endpoint=endpoint), retry_pin=retry_pin, notice=False) as parts:
         found = show_checks(app, parts)
     if app.json:
         app.emit([dataclasses.asdict(check) for check in found], "")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from varmenne.cli.common import EXAMPLE, App, common_options
-from varmenne.cli.options import channel_option, customer_options, order_of, wait_option
+from varmenne.cli.options import channel_option, customer_options, one_of, order_of, wait_option
 from varmenne.domain.identifiers import Environment, enrollment_id
 from varmenne.errors import NotFinished, VarmenneError
 
@@ -26,9 +26,7 @@ if TYPE_CHECKING:
 )
 @customer_options
 @channel_option
-@click.option(
-    "--environment", type=click.Choice(list(Environment)), help="Must agree with the settings; a safeguard for scripts."
-)
+@click.option("--environment", type=one_of(Environment), help="Must agree with the settings; a safeguard for scripts.")
 @click.option(
     "--credentials",
     metavar="FILE",
@@ -95,22 +93,21 @@ def resume(
 ) -> None:
     """Finish what was interrupted or had to wait. Does nothing where nothing is left to do."""
     from varmenne.cli.credentials import obtain
-    from varmenne.cli.look import details
+    from varmenne.cli.look import details, what_next
     from varmenne.cli.teller import Teller
     from varmenne.enrollment import enroll as use_case
-    from varmenne.enrollment.engine import next_step
 
     if (enrollment is None) is not everything:
         raise click.UsageError("Name one enrollment, or give --all.")
     if everything and credentials is not None:
         raise click.UsageError("Credentials belong to one enrollment: name it.")
-    with app.parts(app.settings(endpoint=endpoint)) as parts:
+    with app.parts(app.settings(endpoint=endpoint), notice=False) as parts:
         if everything:
             _resume_all(app, parts, wait)
             return
         row = parts.journal.get(enrollment_id(enrollment or ""))
         given = obtain(app, credentials) if credentials is not None else None
-        if next_step(row) is None:
+        if not what_next(row):
             app.say(f"Nothing is left to do: enrollment {row.id} is {row.state}.")
         row = use_case.go_on(parts, Teller(app), row, credentials=given, wait=_limit(parts, wait))
         app.emit(*details(row))

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from varmenne.cli.common import EXAMPLE, App, common_options
 from varmenne.cli.options import channel_option, customer_options, order_of
 from varmenne.domain.identifiers import enrollment_id
-from varmenne.errors import InputError
+from varmenne.errors import InputError, NotFinished
+
+if TYPE_CHECKING:
+    from varmenne.domain.enrollment import Enrollment
 
 MAX_CERTIFICATE_FILE_BYTES = 256 * 1024
 
@@ -42,16 +47,48 @@ def csr(
 
     settings = app.settings()
     order = order_of(app, settings, customer=customer_id, name=customer_name, channel=channel, replaces=replaces)
-    if out.exists():
-        raise InputError(f"{out} exists already", next_step="Name another file; nothing is overwritten")
-    if not os.access(out.parent, os.W_OK):
-        raise InputError(f"{out} cannot be written", why=f"{out.parent} is not a folder that this user may write to")
-    with app.parts(settings) as parts:
+    with _reserved(out), app.parts(settings) as parts:
         row = use_case.make_request(parts, Teller(app), order)
-    out.write_text(row.csr or "", encoding="ascii")
-    app.say(f"The CSR is in {out}. When you have the certificate: varmenne import {row.id} CERTIFICATE")
+        _write(out, row)
+    app.say(f"The CSR is in {out}. When you have the certificate: varmenne import {row.id} FILE")
     data, text = details(row)
-    app.emit({**data, "csr": row.csr, "out": str(out)}, text)
+    app.emit({**data, "out": str(out)}, text)
+
+
+@contextlib.contextmanager
+def _reserved(out: Path) -> Iterator[None]:
+    """Make a new, empty file before a key is made, and remove it again if what should be in it fails.
+
+    Raises:
+        InputError: there is something of that name, or it cannot be made.
+    """
+    try:
+        out.open("x").close()
+    except FileExistsError:
+        raise InputError(f"{out} exists already", next_step="Name another file; nothing is overwritten") from None
+    except OSError as exc:
+        raise InputError(f"{out} cannot be written", why=exc.strerror or str(exc)) from exc
+    try:
+        yield
+    except BaseException:
+        out.unlink(missing_ok=True)
+        raise
+
+
+def _write(out: Path, row: Enrollment) -> None:
+    """Write the CSR. By now its key exists, so a failure leaves something to go on with.
+
+    Raises:
+        NotFinished: the file could not be written.
+    """
+    try:
+        out.write_text(row.csr or "", encoding="ascii")
+    except OSError as exc:
+        raise NotFinished(
+            f"The CSR of enrollment {row.id} could not be written to {out}",
+            why=exc.strerror or str(exc),
+            next_step=f"The journal has it: varmenne show {row.id} --json | jq -r .csr",
+        ) from exc
 
 
 @click.command(

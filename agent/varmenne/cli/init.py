@@ -11,7 +11,6 @@ from typing import Any
 import click
 
 from varmenne.cli.common import EXAMPLE, App, common_options
-from varmenne.domain.identifiers import Environment
 from varmenne.errors import ChecksFailed
 
 DEFAULT_LABEL = "varmenne"
@@ -39,7 +38,7 @@ class Question:
 LOGIN = ("vault", "login", "method")
 
 QUESTIONS = (
-    Question(("environment",), "--environment", "Environment", "test", tuple(Environment)),
+    Question(("environment",), "--environment", "Environment", "test", ("test", "production")),
     Question(("state_dir",), "--state-dir", "Folder for the journal", "state"),
     Question(("customer", "id"), "--customer-id", "Customer ID (leave empty if there are many)", ""),
     Question(("customer", "name"), "--customer-name", "Customer name", ""),
@@ -123,9 +122,8 @@ def _new_softhsm_token(app: App, folder: Path, label: str) -> dict[tuple[str, ..
     from varmenne.token import create_softhsm_token
 
     token = create_softhsm_token(folder, label=label)
-    app.say(
-        f"Made a SoftHSM token {label!r} in {folder}. Its PIN is in {token.pin.removeprefix('file:')}, and nowhere else."
-    )
+    pin_file = token.pin.removeprefix("file:")
+    app.say(f"Made a SoftHSM token {label!r} in {folder}. Its PIN is in {pin_file}, and nowhere else.")
     app.warn("SoftHSM keeps keys in files: whoever copies folder and PIN has them. For real use, take an HSM.")
     return {
         ("token", "module"): token.module,
@@ -206,7 +204,7 @@ def _try_parts(app: App, path: Path) -> None:
     from varmenne.cli.doctor import show_checks
 
     app.config = str(path)
-    with app.parts(app.settings()) as parts:
+    with app.parts(app.settings(), notice=False) as parts:
         failed = [check.name for check in show_checks(app, parts) if check.verdict == "fail"]
     if failed:
         raise ChecksFailed(

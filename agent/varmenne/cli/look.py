@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 from varmenne.cli.common import EXAMPLE, App, common_options
+from varmenne.cli.options import one_of
 from varmenne.domain.identifiers import enrollment_id
-from varmenne.domain.steps import STEPS, State
+from varmenne.domain.steps import Method, State, StepName, step_from
 
 if TYPE_CHECKING:
     from varmenne.domain.enrollment import Enrollment
@@ -57,16 +58,31 @@ def details(row: Enrollment) -> tuple[dict[str, object], str]:
         "not_before": _time(row.not_before),
         "vault_path": row.vault_path,
         "vault_version": row.vault_version,
+        "csr": row.csr,
         "certificate": row.certificate,
         "custody": row.custody,
         "problem": row.problem,
     }
-    shown = {name.replace("_", " "): value for name, value in data.items() if name not in {"custody", "problem"}}
-    lines = [f"{name:>24}  {value}" for name, value in shown.items() if value is not None and name != "certificate"]
+    left_out = {"csr", "certificate", "custody", "problem"}
+    shown = {name.replace("_", " "): value for name, value in data.items() if name not in left_out}
+    lines = [f"{name:>24}  {value}" for name, value in shown.items() if value is not None]
     lines += [f"{'deviation':>24}  {sentence}" for sentence in (row.custody or {}).get("deviations", ())]
     if row.problem is not None:
         lines += [f"{name.replace('_', ' '):>24}  {text}" for name, text in row.problem.items() if text]
+    if next_words := what_next(row):
+        lines.append(f"{'next':>24}  {next_words}")
     return data, "\n".join(lines)
+
+
+def what_next(row: Enrollment) -> str:
+    """Say how an enrollment goes on, with the command to type; nothing where nothing is left to do."""
+    if row.method is Method.E_SERVICE and row.state is State.KEYED and row.csr is not None:
+        return f"Bring in the certificate that the e-service gave: varmenne import {row.id} FILE"
+    step = step_from(row.state, row.method)
+    if step is None:
+        return f"Make the CSR for the e-service: varmenne resume {row.id}" if row.state is State.KEYED else ""
+    given = " --credentials FILE" if step.name is StepName.SUBMIT else ""
+    return f"{step.doing}: varmenne resume {row.id}{given}"
 
 
 @click.command(
@@ -77,7 +93,7 @@ def details(row: Enrollment) -> tuple[dict[str, object], str]:
   varmenne list --customer-id 0123456-7
 """,
 )
-@click.option("--state", type=click.Choice(list(State)), multiple=True, help="Only these states; may be repeated.")
+@click.option("--state", type=one_of(State), multiple=True, help="Only these states; may be repeated.")
 @click.option("--customer-id", metavar="ID", help="Only this customer.")
 @common_options
 @click.pass_obj
@@ -93,9 +109,11 @@ def list_(app: App, *, state: tuple[str, ...], customer_id: str | None) -> None:
     if not rows and not app.json:
         app.say("There are no enrollments." if states is None and customer_id is None else "None matches.")
         return
-    header = f"{'ID':<18} {'STATE':<11} {'CUSTOMER':<20} {'CHANNEL':<8} VALID UNTIL"
+    rows.sort(key=lambda row: row.created_at)
+    wide = max(map(len, ["CUSTOMER", *(row.customer_id for row in rows)]))
+    header = f"{'ID':<18} {'STATE':<11} {'CUSTOMER':<{wide}} {'CHANNEL':<8} VALID UNTIL"
     lines = [
-        f"{row.id:<18} {row.state:<11} {row.customer_id:<20} {row.channel:<8} "
+        f"{row.id:<18} {row.state:<11} {row.customer_id:<{wide}} {row.channel:<8} "
         f"{f'{row.not_after:%Y-%m-%d}' if row.not_after else '-'}"
         for row in rows
     ]
@@ -107,6 +125,7 @@ def list_(app: App, *, state: tuple[str, ...], customer_id: str | None) -> None:
   varmenne show 20261124-7f3a9c21
   varmenne show 20261124-7f3a9c21 --json | jq -r .certificate
   varmenne show 20261124-7f3a9c21 --json | jq .custody
+  varmenne show 20261124-7f3a9c21 --json | jq -r .csr
 """
 )
 @click.argument("enrollment", metavar="ID")
@@ -116,11 +135,7 @@ def show(app: App, *, enrollment: str) -> None:
     """Show one enrollment with all that is known of it."""
     with app.parts(app.settings()) as parts:
         row = parts.journal.get(enrollment_id(enrollment))
-    data, text = details(row)
-    step = STEPS.get(row.state)
-    if step is not None:
-        text += f"\n{'next':>24}  {step.doing}: varmenne resume {row.id}"
-    app.emit(data, text)
+    app.emit(*details(row))
 
 
 @click.command(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -17,10 +18,16 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+
+def one_of(words: type[StrEnum]) -> click.Choice[str]:
+    """Return the type of an option that takes one word of an enumeration (click itself would take the names)."""
+    return click.Choice([word.value for word in words])
+
+
 channel_option = click.option(
     "--channel",
-    type=click.Choice(list(ids.Channel)),
-    default=ids.Channel.WS,
+    type=one_of(ids.Channel),
+    default=ids.Channel.WS.value,
     show_default=True,
     help="What the certificate is for: Web Service or SFTP, as ordered.",
 )

@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "csr": ("eservice", "Make a key and a CSR for the e-service's form."),
     "import": ("eservice", "Bring in the certificate that the e-service gave for such a CSR."),
     "resume": ("enroll", "Finish what was interrupted or had to wait."),
+    "resolve": ("resolve", "Decide about an enrollment whose fate is uncertain, or give one up."),
     "list": ("look", "List the enrollments."),
     "show": ("look", "Show one enrollment with all that is known of it."),
     "history": ("look", "Show every transition of one enrollment."),
@@ -50,6 +51,18 @@ class Program(click.Group):
         module = importlib.import_module(f"varmenne.cli.{COMMANDS[cmd_name][0]}")
         command: click.Command = getattr(module, {"import": "import_", "list": "list_"}.get(cmd_name, cmd_name))
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that the first word names, or suggest the nearest one."""
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+            import difflib
+
+            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            advice = f"Did you mean '{near[0]}'?" if near else "`varmenne --help` lists them."
+            raise click.UsageError(f"There is no command '{args[0]}'. {advice}", ctx)
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
         """Write the list of commands without importing any of them."""
@@ -83,10 +96,14 @@ def main() -> NoReturn:
     except click.exceptions.Exit as exc:
         code = exc.exit_code
     except click.ClickException as exc:
+        # The option may stand behind the one that was wrong, where click has not read it.
+        app.json = app.json or "--json" in sys.argv
         exc.show()
+        app.print_failure(exc.exit_code, kind="UsageError", what=exc.format_message())
         code = exc.exit_code
     except (click.Abort, KeyboardInterrupt):
         app.say("\nInterrupted. What was done is safe; `varmenne resume --all` goes on.")
+        app.print_failure(INTERRUPTED, kind="Interrupted", what="Interrupted")
         code = INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -23,22 +24,26 @@ class Teller:
         self._live = sys.stderr.isatty()
         self._waiting: datetime | None = None
         self._known: str | None = None
+        self._doing: str | None = None
 
     def begins(self, doing: str) -> None:
-        """Name the step."""
+        """Name the step, once however often it is tried."""
         self._end_wait()
-        self._app.say(f"{click.style('•', fg='cyan')} {doing} …")
+        if self._doing != doing:
+            self._doing = doing
+            self._app.say(f"{click.style('•', fg='cyan')} {doing} …")
 
     def done(self, result: str) -> None:
         """Tell its result."""
         self._end_wait()
+        self._doing = None
         self._app.say(f"  {click.style('✓', fg='green')} {result}")
 
     def waits(self, what: str, until: datetime) -> None:
         """Count down."""
         left = max(0, round((until - datetime.now(UTC)).total_seconds()))
         if self._live:
-            self._app.say(f"{CLEAR_LINE}  {what}; asking in {left} s. Ctrl-C is safe.", newline=False)
+            _rewrite_line(f"  {what}", f"; asking in {left} s. Ctrl-C is safe.")
         elif self._waiting != until:
             self._app.say(f"  {what}; asking in {left} s")
         self._waiting = until
@@ -57,5 +62,21 @@ class Teller:
     def _end_wait(self) -> None:
         """Leave the countdown's line."""
         if self._waiting is not None and self._live:
-            self._app.say(CLEAR_LINE, newline=False)
+            _rewrite_line("", "")
         self._waiting = None
+
+
+def _rewrite_line(text: str, tail: str) -> None:
+    """Put one line in the place of the last one; a longer one than the terminal is wide could not be taken back.
+
+    It goes round click, which would leave the control sequence out where colours are not wanted.
+    """
+    try:
+        columns = os.get_terminal_size(sys.stderr.fileno()).columns or 80
+    except OSError:
+        columns = 80
+    room = max(0, columns - 1 - len(tail))
+    if len(text) > room:
+        text = text[: max(0, room - 1)] + "…"
+    sys.stderr.write(f"{CLEAR_LINE}{text}{tail}"[: len(CLEAR_LINE) + columns - 1])
+    sys.stderr.flush()

@@ -109,7 +109,7 @@ def _from_json(text: str) -> dict[str, str]:
     """Take the known fields out of a JSON object; the parser's own message could quote the secret, so it is dropped."""
     try:
         document = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise InputError(
             "The credentials are not valid JSON", next_step="Paste the whole object, or use name: value lines"
         ) from None
@@ -128,9 +128,11 @@ def _from_lines(text: str) -> dict[str, str]:
     """Take the known fields out of ``name: value`` (or ``name = value``) lines."""
     fields: dict[str, str] = {}
     for line in text.splitlines():
-        match = re.match(r"\s*([^:=]{1,60}?)\s*[:=]\s*(.*?)\s*$", line)
-        if match and (field := _FIELD_OF.get(_plain(match[1]))) and match[2]:
-            _put(fields, field, match[2])
+        name, *values = re.split("[:=]", line, maxsplit=1)
+        value = values[0].strip() if values else ""
+        field = _FIELD_OF.get(_plain(name))
+        if field is not None and value:
+            _put(fields, field, value)
     return fields
 
 
@@ -148,11 +150,19 @@ def _plain(name: str) -> str:
 
 
 def _moment(value: str) -> datetime:
-    """Parse an ISO 8601 date or time; a bare date means its beginning, so that we never count on a day too many."""
+    """Parse a date or time, ISO 8601 or as Finns write it (8.12.2026).
+
+    A bare date means its beginning, so that we never count on a day too many.
+    """
     try:
-        moment = datetime.fromisoformat(value)
+        finnish = re.fullmatch(r"(\d{1,2})\.(\d{1,2})\.(\d{4})", value, re.ASCII)
+        if finnish is None:
+            moment = datetime.fromisoformat(value)
+        else:
+            moment = datetime(int(finnish[3]), int(finnish[2]), int(finnish[1]), tzinfo=UTC)
     except ValueError:
         raise InputError(
-            "The credentials' valid until is not an ISO 8601 date", next_step="Write it as 2026-12-08"
+            "The credentials' valid until is not a date",
+            next_step="Write it as 2026-12-08, or take the line out: it is not needed",
         ) from None
     return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)

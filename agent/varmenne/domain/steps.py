@@ -81,6 +81,7 @@ STEPS: dict[State, Step] = {
             State.KEYED,
             touches=("token",),
             doing="Make the key in the token and read it back",
+            others=(State.EXPIRED,),
         ),
         Step(
             StepName.SUBMIT,
@@ -139,11 +140,21 @@ ENDED = frozenset({State.ACTIVE, State.REJECTED, State.EXPIRED, State.ABANDONED,
 
 
 BY_ORDER: dict[State, frozenset[State]] = {
-    State.KEYED: frozenset({State.ISSUED, State.ABANDONED}),
     State.PREPARED: frozenset({State.ABANDONED}),
+    State.KEYED: frozenset({State.ISSUED, State.ABANDONED}),
+    State.UNCERTAIN: frozenset({State.ACCEPTED, State.SUBMITTING, State.ABANDONED}),
+    State.REJECTED: frozenset({State.SUBMITTING, State.ABANDONED}),
+    State.ACCEPTED: frozenset({State.ABANDONED}),
     State.ACTIVE: frozenset({State.SUPERSEDED, State.RETIRED}),
 }
-"""Moves that no step makes by itself: a person brought the certificate, gave up, or put another in its place."""
+"""Moves that no step makes by itself: a person brought a certificate, decided, gave up or put another in its place."""
+
+
+def step_from(state: State, method: Method) -> Step | None:
+    """Return the step that leads on, or ``None`` at an end and where a person is awaited, who carries the CSR."""
+    if state is State.KEYED and method is Method.E_SERVICE:
+        return None
+    return STEPS.get(state)
 
 
 def allowed(source: State, target: State) -> bool:

@@ -18,6 +18,7 @@ from varmenne.domain.identifiers import retrieval_id
 from varmenne.domain.steps import State, StepName
 from varmenne.enrollment import facts
 from varmenne.errors import (
+    ConfigError,
     InputError,
     KeyNotFound,
     NotFinished,
@@ -38,6 +39,11 @@ if TYPE_CHECKING:
 
 POLL_GROWTH = 1.5
 """Each wait for the certificate is this much longer than the one before, up to `service.longest_poll_seconds`."""
+
+MOST_GROWTH = 30
+"""Tries after which it grows no more: by then any first wait has become the longest that the settings allow."""
+
+LONGEST_RETRY_AFTER = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +74,13 @@ class Work:
     parts: Parts
     credentials: Credentials | None = None
     warn: Callable[[str], None] = lambda _sentence: None
+    before: Enrollment | None = None
+    """The enrollment before a person ordered its request to be sent again; ``None`` for the first time."""
+
+    def not_sent(self, error: VarmenneError) -> Outcome:
+        """Say that certainly nothing was sent: the enrollment is as it was before."""
+        state, sent_at = (State.KEYED, None) if self.before is None else (self.before.state, self.before.sent_at)
+        return Outcome(state, changes={"sent_at": sent_at}, detail=facts.problem(error), error=error)
 
 
 def generate(work: Work, row: Enrollment) -> Outcome:
@@ -118,12 +131,10 @@ def submit(work: Work, row: Enrollment) -> Outcome:
         raw = work.parts.service.sign_new_certificate(
             row.customer_id, row.customer_name, work.credentials, facts.pem_to_der(row.csr)
         )
-    except ServiceUnreachable as exc:
-        return Outcome(State.KEYED, changes={"sent_at": None}, detail=facts.problem(exc), error=exc)
-    except OutcomeUncertain as exc:
-        return _uncertain(row, exc)
-    except InputError as exc:
-        return Outcome(State.KEYED, changes={"sent_at": None}, detail=facts.problem(exc), error=exc)
+    except (ServiceUnreachable, InputError, ConfigError) as exc:  # All of these come before the first byte.
+        return work.not_sent(exc)
+    except (OutcomeUncertain, VerificationError) as exc:
+        return _uncertain(row, exc)  # An answer that is too large to be read was an answer all the same.
     stored = work.parts.journal.record_answer(
         row, work.parts.now, operation=Operation.SIGN_NEW, http_status=raw.status, body=raw.body
     )
@@ -133,7 +144,7 @@ def submit(work: Work, row: Enrollment) -> Outcome:
 def settle(work: Work, row: Enrollment) -> Outcome:
     """Find out what became of a request that was begun: the stored answer tells, if there is one."""
     answers = work.parts.journal.answers(row.id, Operation.SIGN_NEW)
-    if answers:
+    if answers and row.sent_at is not None and answers[0].at >= row.sent_at:
         return _read_submission(work, row, answers[0])
     lost = OutcomeUncertain(
         "The request was begun, and its answer was lost",
@@ -194,7 +205,7 @@ def retrieve(work: Work, row: Enrollment) -> Outcome:
         answer = _verified(work, stored)
     except VerificationError as exc:
         if exc.check == "fault" or raw.status >= 500:
-            return _not_yet(row, again, f"the service is disturbed: {exc.why}")
+            return _not_yet(row, max(again, _retry_after(raw.retry_after)), f"the service is disturbed: {exc.why}")
         raise
     if not answer.ok or answer.certificate is None:
         return _not_yet(row, again, f"not ready yet ({facts.error_text(answer.errors) or 'no reason given'})")
@@ -243,8 +254,13 @@ def _verified(work: Work, stored: StoredAnswer) -> Answer:
 def _poll_delay(work: Work, row: Enrollment) -> timedelta:
     """Return the wait before the next getCertificate: growing, bounded, with jitter, so that clients spread out."""
     limits = work.parts.settings.service
-    seconds = min(limits.longest_poll_seconds, limits.first_poll_seconds * POLL_GROWTH**row.tries)
+    seconds = min(limits.longest_poll_seconds, limits.first_poll_seconds * POLL_GROWTH ** min(row.tries, MOST_GROWTH))
     return timedelta(seconds=seconds * random.uniform(0.9, 1.1))  # noqa: S311 - politeness, not secrecy
+
+
+def _retry_after(header: str) -> timedelta:
+    """Return the wait that the service asked for in seconds (RFC 9110, 10.2.3), at most an hour; a date counts as 0."""
+    return min(timedelta(seconds=int(header)), LONGEST_RETRY_AFTER) if header.strip().isdecimal() else timedelta()
 
 
 def _not_yet(row: Enrollment, wait: timedelta, told: str) -> Outcome:

@@ -14,6 +14,7 @@ from varmenne.domain.identifiers import Channel, CustomerId
 from varmenne.enrollment import facts
 from varmenne.enrollment.enroll import unfinished
 from varmenne.enrollment.preflight import PROBE_LIFETIME, refuse_other_token
+from varmenne.enrollment.reconcile import reconcile
 from varmenne.errors import VarmenneError
 from varmenne.service.trust import KNOWN_CAS
 
@@ -83,6 +84,7 @@ def _token(parts: Parts) -> Iterator[Check]:
     parts.token.login()
     yield Check("PIN", Verdict.OK, f"accepted, from {parts.settings.token.pin.partition(':')[0]}")
     refuse_other_token(parts)
+    yield from reconcile(parts)
     stands = parts.journal.latest_probe(identity.digest_with_versions)
     if stands is None:
         yield Check("custody", Verdict.WARN, "the token has not been probed yet", "The next enrollment does it first")

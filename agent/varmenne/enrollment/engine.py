@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from varmenne.domain.enrollment import Enrollment
-from varmenne.domain.steps import STEPS, Method, State, Step
+from varmenne.domain.steps import State, Step, step_from
 from varmenne.enrollment import facts
 from varmenne.enrollment.acts import ACTS, INTENTS, Outcome, Work
 from varmenne.errors import NotFinished, Transient, VarmenneError
@@ -51,38 +51,77 @@ class Engine:
             NotFinished: the certificate was not there in time; `resume` goes on.
             VarmenneError: an act failed. What is durable stays, and the row says what the problem is.
         """
+        with self._holding(row):
+            self._go(until)
+        return self._parts.journal.release(self._row, self._parts.now, due_at=None)
+
+    def order(
+        self,
+        row: Enrollment,
+        target: State,
+        *,
+        changes: Mapping[str, Any],
+        until: datetime,
+        begun: Step | None = None,
+    ) -> Enrollment:
+        """Move the enrollment to ``target`` because a person has ordered it, then walk on from there.
+
+        Args:
+            row: the enrollment.
+            target: a state that :data:`varmenne.domain.steps.BY_ORDER` has for it.
+            changes: values for the row.
+            until: how long to wait for the service, at most.
+            begun: the step whose intent the target is; its act follows at once.
+
+        Raises:
+            StateError: the table does not have the move.
+            VarmenneError: an act failed, as in :meth:`walk`.
+        """
+        with self._holding(row):
+            self._commit("order", target, {"problem": None, **changes}, {})
+            if begun is not None:
+                self._progress.begins(begun.doing)
+                self._act(begun, until)
+            self._go(until)
+        return self._parts.journal.release(self._row, self._parts.now, due_at=None)
+
+    @contextlib.contextmanager
+    def _holding(self, row: Enrollment) -> Iterator[None]:
+        """Claim the row for the block; after a failure, give it back with the problem."""
         self._row = self._parts.journal.claim(row, self._parts.now, lease=lease(self._parts))
         try:
-            while (step := next_step(self._row)) is not None:
-                outcome = self._take(step)
-                if outcome.wait is not None:
-                    self._wait(outcome, self._parts.now + outcome.wait, until)
+            yield
         except BaseException as exc:
             self._park(exc)
             raise
-        return self._parts.journal.release(self._row, self._parts.now, due_at=None)
 
-    def _take(self, step: Step) -> Outcome:
-        """Take one step: commit the intent if it has one, act, commit the outcome, and only then tell of it."""
-        self._progress.begins(step.doing)
-        if step.intent is not None:
-            self._commit(step, step.intent, INTENTS[step.name](self._work, self._row), {})
+    def _go(self, until: datetime) -> None:
+        """Take one step after the other: commit the intent where there is one, then act."""
+        while (step := next_step(self._row)) is not None:
+            self._progress.begins(step.doing)
+            if step.intent is not None:
+                self._commit(step.name, step.intent, INTENTS[step.name](self._work, self._row), {})
+            self._act(step, until)
+
+    def _act(self, step: Step, until: datetime) -> None:
+        """Act, commit the outcome, and only then tell of it; wait if the outcome says so."""
         outcome = ACTS[step.name](self._work, self._row)
         problem = None if outcome.error is None else facts.problem(outcome.error)
         if outcome.target is State.ACTIVE:
             self._supersede()
-        self._commit(step, outcome.target, {"problem": problem, **outcome.changes}, outcome.detail)
+        self._commit(step.name, outcome.target, {"problem": problem, **outcome.changes}, outcome.detail)
         if outcome.error is not None:
             raise outcome.error
         if outcome.target is not step.source:
             self._progress.done(outcome.told)
-        return outcome
+        if outcome.wait is not None:
+            self._wait(outcome, self._parts.now + outcome.wait, until)
 
-    def _commit(self, step: Step, target: State, changes: Mapping[str, Any], detail: Mapping[str, Any]) -> None:
+    def _commit(self, step: str, target: State, changes: Mapping[str, Any], detail: Mapping[str, Any]) -> None:
         """Make a new state durable, and renew the lease."""
         now = self._parts.now
         values = {"due_at": now + lease(self._parts), **changes}
-        self._row = self._parts.journal.commit(self._row, now, target, step=step.name, changes=values, detail=detail)
+        self._row = self._parts.journal.commit(self._row, now, target, step=step, changes=values, detail=detail)
         self._progress.reached(self._row)
 
     def _supersede(self) -> None:
@@ -101,7 +140,8 @@ class Engine:
             raise NotFinished(
                 f"The certificate of enrollment {self._row.id} is not there yet",
                 why=outcome.told,
-                next_step=f"Nothing is lost. Later: varmenne resume {self._row.id}",
+                next_step=f"Nothing is lost. After {due:%H:%M:%S} UTC: varmenne resume {self._row.id}",
+                due_at=due,
             )
         while (left := (due - self._parts.now).total_seconds()) > 0:
             self._progress.waits(outcome.told, due)
@@ -118,12 +158,17 @@ class Engine:
                     self._row = self._parts.journal.commit(
                         self._row, now, self._row.state, step="problem", changes=changes, detail=problem
                     )
-            passing = isinstance(exc, (Transient, KeyboardInterrupt))
-            self._parts.journal.release(self._row, now, due_at=now + RETRY_DELAY if passing else None)
+            self._parts.journal.release(self._row, now, due_at=_due(exc, now))
+
+
+def _due(exc: BaseException, now: datetime) -> datetime | None:
+    """Return when to look again at a row that was left: as the error says, or after a while if it may pass."""
+    told = exc.facts.get("due_at") if isinstance(exc, NotFinished) else None
+    if isinstance(told, datetime):
+        return told
+    return now + RETRY_DELAY if isinstance(exc, (Transient, KeyboardInterrupt)) else None
 
 
 def next_step(row: Enrollment) -> Step | None:
     """Return the step that leads on, or ``None`` if the row is at an end or waits for a person."""
-    if row.state is State.KEYED and row.method is Method.E_SERVICE:
-        return None
-    return STEPS.get(row.state)
+    return step_from(row.state, row.method)

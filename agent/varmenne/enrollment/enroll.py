@@ -78,16 +78,17 @@ def go_on(
     if credentials is not None and transfer_hash(credentials.transfer) != row.transfer_hash:
         raise InputError(f"The credentials are not those of enrollment {row.id}", why="its transfer ID is another one")
     if next_step(row) is None:
-        return row
+        return _with_csr(parts, progress, row)
     if row.state in {State.PREPARED, State.KEYED}:
-        before_spending(parts, progress, row.customer_id, row.channel)
-    return _walk(parts, progress, row, credentials, wait)
+        _expire(parts, row)
+        before_spending(parts, progress, row.customer_id, row.channel, row.method)
+    return _with_csr(parts, progress, _walk(parts, progress, row, credentials, wait))
 
 
 def unfinished(parts: Parts) -> tuple[Enrollment, ...]:
     """Return the enrollments that are neither ended nor waiting for a certificate from the e-service's form."""
-    rows = parts.journal.list(states=frozenset(State) - ENDED)
-    return tuple(row for row in rows if next_step(row) is not None)
+    rows = parts.journal.every(states=frozenset(State) - ENDED)
+    return tuple(row for row in rows if next_step(row) is not None or _lacks_csr(row))
 
 
 def make_request(parts: Parts, progress: Progress, order: Order) -> Enrollment:
@@ -97,11 +98,24 @@ def make_request(parts: Parts, progress: Progress, order: Order) -> Enrollment:
         VarmenneError: whatever failed on the way.
     """
     old = _to_be_replaced(parts, order)
-    before_spending(parts, progress, order.customer, order.channel)
-    row = _walk(parts, progress, _begin(parts, order, Method.E_SERVICE, old), None, timedelta())
-    if row.csr is None:
-        row = parts.journal.commit(row, parts.now, row.state, step="csr", changes={"csr": make_csr(Work(parts), row)})
-        progress.reached(row)
+    before_spending(parts, progress, order.customer, order.channel, Method.E_SERVICE)
+    row = _begin(parts, order, Method.E_SERVICE, old)
+    progress.reached(row)
+    return _with_csr(parts, progress, _walk(parts, progress, row, None, timedelta()))
+
+
+def _lacks_csr(row: Enrollment) -> bool:
+    """Tell whether a person is to carry a CSR that has not been made yet."""
+    return row.method is Method.E_SERVICE and row.state is State.KEYED and row.csr is None
+
+
+def _with_csr(parts: Parts, progress: Progress, row: Enrollment) -> Enrollment:
+    """Make the CSR of an enrollment that a person is to carry, unless it is there already."""
+    if not _lacks_csr(row):
+        return row
+    csr = make_csr(Work(parts), row)
+    row = parts.journal.commit(row, parts.now, row.state, step="csr", changes={"csr": csr})
+    progress.reached(row)
     return row
 
 
@@ -139,6 +153,24 @@ def import_certificate(
     )
     progress.reached(row)
     return _walk(parts, progress, row, None, wait)
+
+
+def _expire(parts: Parts, row: Enrollment) -> None:
+    """End an enrollment whose credentials were never sent and are over.
+
+    Raises:
+        InputError: that is so.
+    """
+    if row.valid_until is None or row.valid_until > parts.now:
+        return
+    row = parts.journal.claim(row, parts.now, lease=lease(parts))
+    row = parts.journal.commit(row, parts.now, State.EXPIRED, step="expire")
+    parts.journal.release(row, parts.now, due_at=None)
+    raise InputError(
+        f"The one-time credentials of enrollment {row.id} have expired",
+        why=f"they were valid until {row.valid_until:%Y-%m-%d %H:%M} UTC; nothing was ever sent",
+        next_step="Order a new certificate in the e-service; the old order serves as its template",
+    )
 
 
 def _begin(

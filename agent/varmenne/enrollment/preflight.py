@@ -1,10 +1,11 @@
-"""What is proven before one-time credentials are spent: token, custody, trust, clock, Vault, journal."""
+"""What is proven before one-time credentials are spent: journal, trust, token, custody, service, Vault."""
 
 from __future__ import annotations
 
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from varmenne.domain.steps import Method
 from varmenne.enrollment import facts
 from varmenne.errors import TokenUnfit
 
@@ -18,16 +19,23 @@ PROBE_LIFETIME = timedelta(days=7)
 """How long a custody probe of a token stands while neither its firmware nor its library changes."""
 
 
-def before_spending(parts: Parts, progress: Progress, customer: CustomerId, channel: Channel) -> None:
+def before_spending(
+    parts: Parts, progress: Progress, customer: CustomerId, channel: Channel, method: Method = Method.API
+) -> None:
     """Prove everything that can be proven without spending anything.
+
+    The service is greeted only if we are to speak to it ourselves: a handshake and an empty request, no operation.
 
     Raises:
         VarmenneError: whatever cannot be used, in the order of this function.
     """
-    progress.begins("Check journal, trust anchors, token and Vault")
+    greets = method is Method.API
+    progress.begins(f"Check journal, trust anchors, token, {'service ' if greets else ''}and Vault")
     parts.journal.check()
     parts.trust()
     prove_token(parts, progress)
+    if greets:
+        parts.service.endpoint.greet()
     parts.store.preflight(facts.place(parts.settings, customer, channel))
     progress.done("nothing has been spent so far, and everything needed is there")
 

@@ -146,6 +146,13 @@ class Journal:
         with self._reading() as connection:
             return tuple(map(_enrollment, connection.execute(query)))
 
+    def every(self, *, states: frozenset[State] | None = None) -> Iterator[Enrollment]:
+        """Yield all enrollments in order of their IDs, optionally of some states only, a page at a time."""
+        after = ""
+        while page := self.list(states=states, after=after):
+            yield from page
+            after = page[-1].id
+
     def newest_key(self, token: str) -> Enrollment | None:
         """Return the newest enrollment whose key is in the given token (a hash of its identity) and still needed."""
         table = schema.enrollment
@@ -153,7 +160,7 @@ class Journal:
             sa.select(table)
             .where(table.c.token == token, table.c.public_key.is_not(None))
             .where(table.c.state.not_in([State.ABANDONED, State.RETIRED, State.REJECTED, State.EXPIRED]))
-            .order_by(table.c.id.desc())
+            .order_by(table.c.created_at.desc(), table.c.id)
             .limit(1)
         )
         with self._reading() as connection:
@@ -177,6 +184,11 @@ class Journal:
                     next_step="Wait for it to end; `varmenne show` tells where it stands",
                 )
             return _update(connection, newest, now, {"owner": this_process(), "due_at": now + lease}, clock_only=True)
+
+    @staticmethod
+    def is_free(row: Enrollment, now: datetime) -> bool:
+        """Tell whether no process is at work on a row: it has no owner, or one that has ended or lost its lease."""
+        return _abandoned(row, now)
 
     def release(self, row: Enrollment, now: datetime, *, due_at: datetime | None) -> Enrollment:
         """Give a row back, to be looked at again at ``due_at``, or by a person if that is ``None``."""

@@ -1,0 +1,115 @@
+"""``resolve``: decide about an enrollment whose fate is uncertain, or give one up."""
+
+from __future__ import annotations
+
+import sys
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import click
+
+from varmenne.cli.common import EXAMPLE, App, common_options
+from varmenne.cli.options import wait_option
+from varmenne.domain.identifiers import enrollment_id, retrieval_id
+from varmenne.domain.steps import State
+from varmenne.errors import InputError, StateError
+
+if TYPE_CHECKING:
+    from varmenne.domain.enrollment import Enrollment
+
+DECISIONS = {
+    State.ACCEPTED: ("--retrieval-id R", "the service's support has found the RetrievalId: go on with it"),
+    State.SUBMITTING: ("--resend", "send the same CSR with the same credentials once more"),
+    State.ABANDONED: ("--abandon", "give it up; a new order is needed for another try"),
+}
+
+
+@click.command(
+    epilog=f"""{EXAMPLE}Examples:
+  varmenne resolve 20261124-7f3a9c21                                  (tells what is known and what can be done)
+  varmenne resolve 20261124-7f3a9c21 --retrieval-id 4711
+  varmenne resolve 20261124-7f3a9c21 --resend --credentials mail.txt
+  varmenne resolve 20261124-7f3a9c21 --abandon --confirm 20261124-7f3a9c21
+"""
+)
+@click.argument("enrollment", metavar="ID")
+@click.option("--retrieval-id", "retrieval", metavar="R", help="Go on with this RetrievalId, which support has found.")
+@click.option("--resend", is_flag=True, help="Send the same CSR with the same credentials once more.")
+@click.option("--abandon", is_flag=True, help="Give the enrollment up.")
+@click.option("--credentials", metavar="FILE", help="The one-time credentials, for --resend; `-` is standard input.")
+@click.option("--confirm", metavar="ID", help="The enrollment's ID again, where nobody is there to type it.")
+@wait_option
+@common_options
+@click.pass_obj
+def resolve(
+    app: App,
+    /,
+    *,
+    enrollment: str,
+    retrieval: str | None,
+    resend: bool,
+    abandon: bool,
+    credentials: str | None,
+    confirm: str | None,
+    wait: float | None,
+) -> None:
+    """Decide about an enrollment whose fate is uncertain, or give one up.
+
+    Without an option it tells what is known, and what can be done. Sending again may spend credentials that were spent
+    already, so it asks for the enrollment's ID once more.
+    """
+    from varmenne.cli.credentials import obtain
+    from varmenne.cli.look import details
+    from varmenne.cli.teller import Teller
+    from varmenne.enrollment import resolve as use_case
+
+    if (retrieval is not None) + resend + abandon > 1:
+        raise click.UsageError("Decide for one: --retrieval-id, --resend or --abandon.")
+    if credentials is not None and not resend:
+        raise click.UsageError("--credentials goes with --resend.")
+    with app.parts(app.settings(), notice=False) as parts:
+        row = parts.journal.get(enrollment_id(enrollment))
+        limit = timedelta(seconds=parts.settings.service.wait_limit_seconds if wait is None else wait)
+        for sentence in use_case.explain(parts, row):
+            app.say(sentence)
+        if retrieval is not None:
+            row = use_case.found(parts, Teller(app), row, retrieval_id(retrieval), wait=limit)
+        elif resend:
+            _refuse_unless(use_case.choices(row), State.SUBMITTING, row)
+            _confirm(row, confirm, "It may spend the credentials a second time.")
+            row = use_case.resend(parts, Teller(app), row, obtain(app, credentials), wait=limit)
+        elif abandon:
+            _refuse_unless(use_case.choices(row), State.ABANDONED, row)
+            _confirm(row, confirm, "It cannot be taken up again.")
+            row = use_case.abandon(parts, Teller(app), row)
+        else:
+            _tell_choices(app, use_case.choices(row))
+        app.emit(*details(row))
+
+
+def _refuse_unless(choices: tuple[State, ...], wanted: State, row: Enrollment) -> None:
+    """Refuse early, before anybody types a confirmation or credentials for nothing."""
+    if wanted not in choices:
+        raise StateError(f"Enrollment {row.id} is {row.state}: {DECISIONS[wanted][0]} does not apply to it")
+
+
+def _tell_choices(app: App, choices: tuple[State, ...]) -> None:
+    """List the decisions that are open."""
+    app.say("What can be done:" if choices else "Nothing is to be decided.")
+    for target in choices:
+        option, meaning = DECISIONS[target]
+        app.say(f"  {option:<18} {meaning}")
+
+
+def _confirm(row: Enrollment, confirm: str | None, consequence: str) -> None:
+    """Have the enrollment's ID typed, or given by --confirm.
+
+    Raises:
+        InputError: it is not the ID, or there is nobody to type it.
+    """
+    if confirm is None:
+        if not sys.stdin.isatty():
+            raise InputError("This has to be confirmed", why=consequence, next_step=f"Add: --confirm {row.id}")
+        confirm = click.prompt(f"{consequence} Type {row.id} to confirm", err=True)
+    if confirm != row.id:
+        raise InputError("Not confirmed: that is not the enrollment's ID. Nothing was done")

@@ -1,0 +1,117 @@
+"""What a person decides about an enrollment whose fate is uncertain, or which is to be given up.
+
+Nothing of this happens by itself: each decision is ordered in so many words, and recorded with its actor.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from varmenne.domain.credentials import Credentials, transfer_hash
+from varmenne.domain.enrollment import Enrollment
+from varmenne.domain.identifiers import RetrievalId
+from varmenne.domain.steps import STEPS, State, allowed
+from varmenne.enrollment.acts import Work
+from varmenne.enrollment.engine import Engine
+from varmenne.enrollment.preflight import before_spending
+from varmenne.errors import InputError, StateError
+from varmenne.service.interface import Operation
+
+if TYPE_CHECKING:
+    from varmenne.enrollment.parts import Parts
+    from varmenne.enrollment.progress import Progress
+
+
+def explain(parts: Parts, row: Enrollment) -> list[str]:
+    """Return sentences on what is known of an enrollment's request, for the person who decides."""
+    told = [f"Enrollment {row.id} for {row.customer_id}, channel {row.channel}, is {row.state}."]
+    if row.sent_at is not None:
+        told.append(f"Its request was begun on {row.sent_at:%Y-%m-%d at %H:%M:%S} UTC, with the CSR that is kept.")
+    else:
+        told.append("Nothing has been sent for it.")
+    answers = parts.journal.answers(row.id, Operation.SIGN_NEW)
+    for answer in answers:
+        form = f"HTTP {answer.http_status}, {len(answer.body)} bytes"
+        told.append(f"An answer came at {answer.at:%H:%M:%S} UTC, {form}: {answer.verdict or 'not looked at yet'}.")
+    if row.sent_at is not None and not answers:
+        told.append("No answer has been stored.")
+    if row.problem is not None:
+        told.append(
+            f"The last problem: {row.problem['what']}{': ' + row.problem['why'] if row.problem['why'] else ''}."
+        )
+    if row.valid_until is not None:
+        over = "were" if row.valid_until <= parts.now else "are"
+        told.append(f"The credentials {over} valid until {row.valid_until:%Y-%m-%d %H:%M} UTC.")
+    return told
+
+
+def choices(row: Enrollment) -> tuple[State, ...]:
+    """Return the states that a person may order an enrollment into: accepted, submitting (again), abandoned."""
+    wanted = (State.ACCEPTED, State.SUBMITTING, State.ABANDONED)
+    open_to_decision = row.state in {State.UNCERTAIN, State.REJECTED, State.PREPARED, State.KEYED, State.ACCEPTED}
+    return tuple(
+        target
+        for target in wanted
+        if open_to_decision and target is not row.state and allowed(row.state, target) and _sensible(row, target)
+    )
+
+
+def found(parts: Parts, progress: Progress, row: Enrollment, retrieval: RetrievalId, *, wait: timedelta) -> Enrollment:
+    """Go on with the RetrievalId that the service's support has found.
+
+    Raises:
+        StateError: the enrollment is not uncertain.
+        VarmenneError: whatever failed on the way on.
+    """
+    _refuse_unless(row, State.ACCEPTED)
+    engine = Engine(Work(parts, warn=progress.warns), progress)
+    return engine.order(row, State.ACCEPTED, changes={"retrieval_id": retrieval}, until=parts.now + wait)
+
+
+def resend(
+    parts: Parts, progress: Progress, row: Enrollment, credentials: Credentials, *, wait: timedelta
+) -> Enrollment:
+    """Send the same CSR with the same transfer ID once more, because a person has ordered it.
+
+    Raises:
+        InputError: the credentials are not this enrollment's, or expired.
+        StateError: the enrollment is neither uncertain nor rejected.
+        VarmenneError: whatever failed on the way; after a failure to send, the enrollment is as uncertain as before.
+    """
+    _refuse_unless(row, State.SUBMITTING)
+    if transfer_hash(credentials.transfer) != row.transfer_hash:
+        raise InputError(f"The credentials are not those of enrollment {row.id}", why="its transfer ID is another one")
+    credentials.refuse_expired(parts.now)
+    before_spending(parts, progress, row.customer_id, row.channel)
+    work = Work(parts, credentials, warn=progress.warns, before=row)
+    return Engine(work, progress).order(
+        row, State.SUBMITTING, changes={"sent_at": parts.now}, until=parts.now + wait, begun=STEPS[State.KEYED]
+    )
+
+
+def abandon(parts: Parts, progress: Progress, row: Enrollment) -> Enrollment:
+    """Give an enrollment up. Its key and CSR stay where they are; its transfer ID is never used again by itself.
+
+    Raises:
+        StateError: it is at an end already, or has its certificate.
+    """
+    _refuse_unless(row, State.ABANDONED)
+    return Engine(Work(parts), progress).order(row, State.ABANDONED, changes={}, until=parts.now)
+
+
+def _sensible(row: Enrollment, target: State) -> bool:
+    """A request can be sent again only if it was sent; a RetrievalId is found only for one whose fate is open."""
+    if target is State.SUBMITTING:
+        return row.state in {State.UNCERTAIN, State.REJECTED} and row.csr is not None
+    return target is not State.ACCEPTED or row.state is State.UNCERTAIN
+
+
+def _refuse_unless(row: Enrollment, target: State) -> None:
+    """Refuse an order that the table of steps does not have for the enrollment's state."""
+    if target not in choices(row):
+        raise StateError(
+            f"Enrollment {row.id} cannot become {target} by order",
+            why=f"it is {row.state}",
+            next_step=f"varmenne show {row.id}",
+        )

@@ -1,0 +1,7 @@
+"""Fixtures of the command line's tests."""
+
+from harness.bench import bench_keys
+from harness.openbao import openbao
+from harness.stage import scrubbed, shared_stage, stage, token_template
+
+__all__ = ["bench_keys", "openbao", "scrubbed", "shared_stage", "stage", "token_template"]
