@@ -140,6 +140,18 @@ def test_something_else_than_vault_answers(vault: Vault, meddler: Meddler, where
             store.read(where)
 
 
+def test_a_404_from_something_else_does_not_mean_that_nothing_was_published(
+    vault: Vault, meddler: Meddler, where: Location
+) -> None:
+    """Only Vault's own "never written" does; else a stray answer would hide the record, and its version."""
+    with through(meddler, vault) as store:
+        store.publish(where, RECORD, operation="op-1")
+        meddler.faults.append(Fault("GET", 404, executed=False))
+        with pytest.raises(VaultError, match="nothing at this path"):
+            store.read(where)
+        assert store.read(where) is not None
+
+
 def test_sealing_in_between(tmp_path: Path) -> None:
     """A sealed server is an outage that may pass; after unsealing the same operation publishes, once."""
     with OpenBaoServer(tmp_path / "bao", persistent=True) as server:
