@@ -1,0 +1,125 @@
+"""The table of steps holds together: every state is reached, every step can be taken, nothing moves otherwise."""
+
+from __future__ import annotations
+
+import pytest
+
+from varmenne.domain.steps import BY_ORDER, ENDED, STEPS, Method, State, StepName, allowed, step_from
+from varmenne.enrollment.acts import ACTS, INTENTS
+
+FINAL = ENDED - {State.ACTIVE, State.REJECTED}
+"""Ends that nothing leads away from, not even an order."""
+
+
+def ends(state: State) -> set[State]:
+    """Return the states that a row may go to."""
+    return {target for target in State if allowed(state, target)}
+
+
+def test_every_state_is_reached() -> None:
+    """From ``prepared`` every state can be reached by allowed moves."""
+    reached, edge = {State.PREPARED}, {State.PREPARED}
+    while edge:
+        edge = set().union(*map(ends, edge)) - reached
+        reached |= edge
+    assert reached == set(State)
+
+
+def test_every_state_leads_on_or_is_an_end() -> None:
+    """No state is a dead end by oversight, and no end has a step."""
+    assert {state for state in State if state not in STEPS} == ENDED
+    assert set(STEPS) | ENDED == set(State)
+
+
+def test_every_end_can_be_reached_from_every_state_that_is_none() -> None:
+    """Whatever happens, an enrollment can come to an end."""
+    for state in set(State) - ENDED:
+        reached, edge = {state}, {state}
+        while edge:
+            edge = set().union(*map(ends, edge)) - reached
+            reached |= edge
+        assert reached & ENDED
+
+
+def test_every_step_has_an_act_and_every_act_a_step() -> None:
+    """The engine never meets a step that it cannot take."""
+    assert {step.name for step in STEPS.values()} == set(ACTS) == set(StepName)
+
+
+def test_steps_with_an_intent_are_those_that_cannot_be_repeated() -> None:
+    """An intent belongs to exactly the steps that must not be repeated blindly, and has something to be done first."""
+    with_intent = {step.name for step in STEPS.values() if step.intent is not None}
+    assert with_intent == {step.name for step in STEPS.values() if not step.repeatable} == set(INTENTS)
+    assert all(step.intent in STEPS for step in STEPS.values() if step.intent is not None)
+
+
+def test_whoever_finds_an_intent_does_not_touch_the_service() -> None:
+    """The step that leads on from an intent must not send again."""
+    for step in STEPS.values():
+        if step.intent is not None:
+            assert STEPS[step.intent].touches == ()
+            assert STEPS[step.intent].target is not step.source
+
+
+@pytest.mark.parametrize("step", STEPS.values(), ids=lambda step: f"{step.name}-{step.source}")
+def test_lines_are_well_formed(step: object) -> None:
+    """Each line is keyed by its source, ends elsewhere, and says in words what it does."""
+    (line,) = [one for one in STEPS.values() if one is step]
+    assert STEPS[line.source] is line
+    assert line.target not in {line.source, *line.others}
+    assert set(line.touches) <= {"token", "service", "vault"}
+    assert line.doing[0].isupper()
+    assert not line.doing.endswith(".")
+
+
+def test_only_a_person_sends_again() -> None:
+    """No step leads back to sending once a request was begun; only an order does, and from two states."""
+    begun = {step.intent for step in STEPS.values() if step.intent is not None}
+    by_step = {state for state, step in STEPS.items() if step.intent is None and {step.target, *step.others} & begun}
+    assert by_step == set()
+    by_order = {state for state, targets in BY_ORDER.items() if targets & begun}
+    assert by_order == {State.UNCERTAIN, State.REJECTED}
+
+
+def test_what_has_a_certificate_is_not_given_up() -> None:
+    """Abandoning is for enrollments that have nothing to lose."""
+    assert {state for state, targets in BY_ORDER.items() if State.ABANDONED in targets}.isdisjoint(
+        {State.SUBMITTING, State.ISSUED, State.STORED, State.ACTIVE, State.SUPERSEDED, State.RETIRED}
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "may"),
+    [
+        (State.PREPARED, State.KEYED, True),
+        (State.KEYED, State.SUBMITTING, True),
+        (State.SUBMITTING, State.ACCEPTED, True),
+        (State.SUBMITTING, State.KEYED, True),  # Certainly not sent.
+        (State.SUBMITTING, State.UNCERTAIN, True),
+        (State.UNCERTAIN, State.ACCEPTED, True),
+        (State.KEYED, State.ISSUED, True),  # A person brought the certificate.
+        (State.ACTIVE, State.SUPERSEDED, True),
+        (State.PREPARED, State.SUBMITTING, False),
+        (State.PREPARED, State.ACTIVE, False),
+        (State.UNCERTAIN, State.SUBMITTING, True),  # By order of a person only.
+        (State.UNCERTAIN, State.KEYED, False),
+        (State.ACCEPTED, State.KEYED, False),
+        (State.ACTIVE, State.PREPARED, False),
+        (State.SUPERSEDED, State.ACTIVE, False),
+        (State.REJECTED, State.ACCEPTED, False),
+        *((end, other, False) for end in FINAL for other in State if other is not end),
+    ],
+)
+def test_moves(source: State, target: State, may: bool) -> None:
+    """What may happen may, and nothing else."""
+    assert allowed(source, target) is may
+
+
+def test_who_carries_the_csr_decides_the_step_from_keyed() -> None:
+    """By API the row goes on by itself; by the e-service it waits for a person."""
+    keyed = step_from(State.KEYED, Method.API)
+    assert keyed is not None
+    assert keyed.name is StepName.SUBMIT
+    assert step_from(State.KEYED, Method.E_SERVICE) is None
+    for state in set(State) - {State.KEYED}:
+        assert step_from(state, Method.API) is step_from(state, Method.E_SERVICE)
