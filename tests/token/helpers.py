@@ -6,13 +6,16 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import quote
 
+import msgspec
 import pytest
 
 from varmenne.settings import TokenSettings
@@ -65,6 +68,33 @@ def foreign_key(
         env={**os.environ, **token.environment},
         check=True,
     )
+
+
+@contextlib.contextmanager
+def p11_kit_server(token: CreatedToken, folder: Path) -> Iterator[tuple[TokenSettings, Callable[[], None]]]:
+    """Serve a token on a socket; yield the settings of a client of it, and a way to kill the server."""
+    module = Path(f"/usr/lib/{os.uname().machine}-linux-gnu/pkcs11/p11-kit-client.so")
+    if not module.is_file() or shutil.which("p11-kit") is None:
+        pytest.fail("p11-kit is missing: install the packages p11-kit and p11-kit-modules")
+    address = folder / "p11.sock"
+    address.unlink(missing_ok=True)
+    command = ["p11-kit", "server", "-f", "--provider", token.module, "-n", str(address)]
+    command.append(f"pkcs11:token={quote(token.label)}")
+    environment = {**os.environ, **token.environment, "XDG_RUNTIME_DIR": str(folder)}
+    with (folder / "p11-kit.log").open("wb") as log:
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+
+    def stop() -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+    try:
+        _until(address.exists)
+        client = {"P11_KIT_SERVER_ADDRESS": f"unix:path={address}", "XDG_RUNTIME_DIR": str(folder)}
+        yield msgspec.structs.replace(token.settings, module=str(module), environment=client), stop
+    finally:
+        stop()
 
 
 _TPM_PIN = "tpm-pin-1234"
@@ -145,5 +175,5 @@ def _until(ready: Callable[[], bool], seconds: float = 20) -> None:
     """Wait for something to become true."""
     deadline = time.monotonic() + seconds
     while not ready():
-        assert time.monotonic() < deadline, "the software TPM did not come up"
+        assert time.monotonic() < deadline, "a server of the test did not come up"
         time.sleep(0.1)

@@ -10,6 +10,7 @@
  *   flags BITS               add to the token's flags (hexadecimal)
  *   bool ATTRIBUTE VALUE     lie about a boolean attribute of private keys (hexadecimal, 0 or 1)
  *   short-modulus            lie about the modulus of private keys: only its first half is told
+ *   show-private             show a private exponent
  *   untold ATTRIBUTE         refuse to tell an attribute of private keys
  *   wrong-signature          change one bit of every signature
  *   no-sha256                do not list CKM_SHA256_RSA_PKCS
@@ -142,6 +143,11 @@ static rv get_attribute_value(ulong_t session, ulong_t object, attribute *templa
     rv result = CALL(GET_ATTRIBUTE_VALUE, ulong_t, ulong_t, attribute *, ulong_t)(session, object, template, count);
     if (count != 1 || !is_private_key(session, object)) return result;
     snprintf(name, sizeof name, "%lx", template->type);
+    if (template->type == 0x123 && order("show-private", NULL, NULL, 0)) {
+        if (template->value) memset(template->value, 0x55, 256);
+        template->length = 256;
+        return 0;
+    }
     if (order("untold", name, NULL, 0)) { template->length = (ulong_t)-1; return 0x12; }
     if (!result && template->value && order("bool", name, text, sizeof text))
         *(unsigned char *)template->value = (unsigned char)atoi(text);

@@ -145,6 +145,7 @@ def test_what_keeps_a_key_secret_is_never_conceded(shim: Shim, shimmed: Token, a
         ("untold 165", "ALWAYS_SENSITIVE cannot be read"),
         ("short-modulus", "MODULUS_BITS is 1024"),
         ("bool 202 1", "ALWAYS_AUTHENTICATE is true"),
+        ("show-private", "PRIVATE_EXPONENT is true: the token shows the private key in clear"),
     ],
 )
 def test_a_key_that_is_not_as_ordered_is_destroyed(shim: Shim, shimmed: Token, lie: str, words: str) -> None:

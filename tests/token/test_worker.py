@@ -15,10 +15,11 @@ import msgspec
 import pytest
 
 from varmenne.domain.keys import new_key_id
-from varmenne.errors import PinError, TokenError, TokenUnavailable
+from varmenne.errors import InputError, PinError, TokenError, TokenUnavailable
 from varmenne.token import CreatedToken, Token, list_tokens
 
 from .conftest import Shim
+from .helpers import p11_kit_server
 
 
 def worker_pid(client: Token) -> int:
@@ -157,11 +158,12 @@ def test_a_worker_killed_between_calls_is_replaced(token: Token) -> None:
     assert token.generate(key_id, "key").key_id == key_id
 
 
-def test_ctrl_c_does_not_reach_into_a_call(token: Token) -> None:
-    """SIGINT at the worker, as a terminal sends it to the whole group, changes nothing."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signals_to_the_group_do_not_reach_into_a_call(token: Token, number: signal.Signals) -> None:
+    """Signals that terminals and systemd send to all processes at once change nothing: the parent decides."""
     token.login()
     pid = worker_pid(token)
-    os.kill(pid, signal.SIGINT)
+    os.kill(pid, number)
     assert token.keys() == ()
     assert worker_pid(token) == pid
 
@@ -409,3 +411,28 @@ def test_a_lost_session_is_replaced_under_a_reading_call(shim: Shim, shimmed: To
     assert shim.calls("C_Login") == logins + 1
     shim.order()
     assert shimmed.keys() == ()
+
+
+def test_too_much_data_is_refused_before_it_is_sent(softhsm_shared: CreatedToken) -> None:
+    """Data beyond the frame limit is bad input, and the worker goes on."""
+    with Token(softhsm_shared.settings) as client:
+        signer = client.signer(client.generate(new_key_id(), "key").key_id)
+        pid = worker_pid(client)
+        with pytest.raises(InputError, match="too much data"):
+            signer.sign(bytes(17 * 1024 * 1024))
+        assert signer.sign(b"data")
+        assert worker_pid(client) == pid
+
+
+def test_a_token_over_p11_kit_survives_its_server(softhsm: CreatedToken, tmp_path: Path) -> None:
+    """A token behind a socket is as good as a local one; when its server dies, that is unavailable, and passes."""
+    with p11_kit_server(softhsm, tmp_path) as (settings, stop), Token(settings) as client:
+        facts = client.generate(new_key_id(), "key")
+        assert facts.deviations == ()
+        signer = client.signer(facts.key_id)
+        assert signer.sign(b"data")
+        stop()
+        with pytest.raises(TokenUnavailable):
+            signer.sign(b"data")
+        with p11_kit_server(softhsm, tmp_path):
+            assert signer.sign(b"data")

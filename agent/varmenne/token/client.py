@@ -211,7 +211,7 @@ class Token:
         """Tell whether the worker was lost under a verb that can be repeated. After a time limit it would only hang."""
         if not verb.repeatable:
             return False
-        return not error.over_time if isinstance(error, Lost) else error.failed.discard
+        return not error.over_time if isinstance(error, Lost) else error.failed.stale
 
     def _once(self, verb: say.Verb[R]) -> R:
         """Carry out a verb on the present worker or a fresh one."""
@@ -352,9 +352,5 @@ def _check_key_id(key_id: bytes) -> None:
 
 def _check_label(label: str) -> None:
     """Refuse a label that tokens could cut, garble or not take."""
-    try:
-        size = len(label.encode())
-    except UnicodeEncodeError as exc:
-        raise InputError("The label is not valid Unicode text") from exc
-    if not 0 < size <= _MAX_LABEL_BYTES or not label.isprintable():
+    if not label.isprintable() or not 0 < len(label.encode()) <= _MAX_LABEL_BYTES:
         raise InputError(f"The label must have 1 to {_MAX_LABEL_BYTES} bytes of printable characters")

@@ -115,6 +115,7 @@ def _expect(attribute: str, meaning: str, *, to_be: bool | int, or_: Verdict = _
 EXPECTATIONS: Final = (
     _expect("TOKEN", "the key would be gone when the session ends", to_be=True, untold=_UNFIT),
     _expect("PRIVATE", "the key could be used without the PIN", to_be=True, untold=_UNFIT),
+    _expect("PRIVATE_EXPONENT", "the token shows the private key in clear", to_be=False, untold=_FINE),
     _expect("SENSITIVE", "the token would show the private key in clear", to_be=True, untold=_UNFIT),
     _expect("EXTRACTABLE", "the key could leave the token wrapped under another key", to_be=False, untold=_UNFIT),
     _expect("ALWAYS_SENSITIVE", "the key may have been shown in clear before", to_be=True, untold=_UNFIT),
@@ -135,7 +136,8 @@ EXPECTATIONS: Final = (
 
 ``LOCAL`` may be untold, because tokens need not have it, but not false: an imported key can have every other flag
 right. ``MODULUS_BITS`` and ``PUBLIC_EXPONENT`` are computed from the values read, since a private key object has no
-size of its own.
+size of its own. ``PRIVATE_EXPONENT`` is only tried: ``True`` if the token shows it, and otherwise untold, as it should
+be; its value goes nowhere.
 """
 
 EVIDENCE: Final = ("KEY_GEN_MECHANISM", "COPYABLE", "DESTROYABLE", "WRAP_WITH_TRUSTED")

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import msgspec
 
 from varmenne.domain.keys import KeyFacts, ProbeResult
+from varmenne.errors import InputError
 from varmenne.token.status import TokenStatus
 
 R = TypeVar("R")
@@ -220,8 +221,8 @@ class Done(msgspec.Struct, frozen=True, tag=True):
 class Failed(msgspec.Struct, frozen=True, tag=True):
     """Why there is no answer: the parts of one of our errors.
 
-    ``discard`` tells that the worker's state is in doubt, so that the next verb needs a fresh one; ``pin_refused`` that
-    the token refused the PIN.
+    ``discard`` tells that the worker's state is in doubt, so that the next verb needs a fresh one; ``stale`` that this
+    verb may well succeed on a fresh one; ``pin_refused`` that the token refused the PIN.
     """
 
     error: str
@@ -230,13 +231,22 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
     next_step: str = ""
     facts: dict[str, str | int | bool | None] = {}
     discard: bool = False
+    stale: bool = False
     pin_refused: bool = False
     warnings: tuple[str, ...] = ()
 
 
 def pack(message: object) -> bytes:
-    """Return a message as one frame."""
+    """Return a message as one frame.
+
+    Raises:
+        InputError: it is longer than :data:`MAX_FRAME_BYTES`.
+    """
     body = msgspec.msgpack.encode(message)
+    if len(body) > MAX_FRAME_BYTES:
+        raise InputError(
+            "That is too much data for the token", why=f"{len(body)} bytes; at most {MAX_FRAME_BYTES} are handed over"
+        )
     return _LENGTH.pack(len(body)) + body
 
 

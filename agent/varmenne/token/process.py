@@ -150,12 +150,13 @@ class WorkerProcess:
         """Send a message and wait for its answer. If anything at all goes wrong on the way, the worker is ended."""
         started = time.monotonic()
         deadline = None if timeout_seconds is None else started + timeout_seconds
+        frame = say.pack(message)
         try:
-            answer = self._converse(say.pack(message), deadline)
+            answer = self._converse(frame, deadline)
         except TimeoutError as exc:
             self.kill()
             raise Lost(self._over_time(timeout_seconds, doing), over_time=True) from exc
-        except (OSError, EOFError, ValueError) as exc:
+        except (OSError, EOFError, ValueError, msgspec.MsgspecError) as exc:
             self._reap()
             raise Lost(self._crashed(doing), over_time=False) from exc
         except BaseException:

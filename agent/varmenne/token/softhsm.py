@@ -74,27 +74,53 @@ def create_softhsm_token(directory: Path, *, label: str, module: str | None = No
         module: path of the SoftHSM module; looked for if not given.
 
     Raises:
-        InputError: the folder holds a token or other files already, or the label is not usable. Nothing was changed.
+        InputError: the folder cannot be made, or holds a token or other files already, or the label is not usable.
+            Nothing was changed.
         TokenUnavailable: SoftHSM is not installed, or failed; what was made has been removed again.
     """
-    if not 0 < len(label.encode()) <= _MAX_LABEL_BYTES or not label.isprintable():
+    if not label.isprintable() or not 0 < len(label.encode()) <= _MAX_LABEL_BYTES:
         raise InputError(f"The label of a token must have 1 to {_MAX_LABEL_BYTES} bytes of printable characters")
     directory = directory.absolute()
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+    module = module or _installed_module()
+    try:
+        existed = _empty_or_new(directory)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directory.chmod(0o700)
+    except OSError as exc:
+        raise InputError(f"No token can be made in {directory}", why=exc.strerror or str(exc)) from exc
+    try:
+        return _create(directory, label, module)
+    except BaseException:
+        _remove(directory, keep_folder=existed)
+        raise
+
+
+def _empty_or_new(directory: Path) -> bool:
+    """Tell whether the folder is there.
+
+    Raises:
+        InputError: something is there that is not an empty folder.
+    """
+    if not directory.exists():
+        return False
+    if not directory.is_dir() or any(directory.iterdir()):
         raise InputError(
             f"{directory} is not an empty folder",
             why="a token is only made where nothing is yet, so that none is destroyed",
             next_step="Name a new folder, or use the token that is there",
         )
-    module = module or _installed_module()
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    directory.chmod(0o700)
-    try:
-        return _create(directory, label, module)
-    except BaseException:
-        for entry in directory.iterdir():
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-        raise
+    return True
+
+
+def _remove(directory: Path, *, keep_folder: bool) -> None:
+    """Remove what was made in a folder that was empty before, and the folder if it is ours."""
+    for entry in directory.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+    if not keep_folder:
+        directory.rmdir()
 
 
 def _create(directory: Path, label: str, module: str) -> CreatedToken:

@@ -235,6 +235,7 @@ def from_library(error: exceptions.PKCS11Error, doing: str) -> Failed:
         next_step=found.next_step,
         facts={"code": found.code},
         discard=found.kind is Kind.AWAY,
+        stale=found.kind is Kind.AWAY,
         pin_refused=found.code in REFUSED_PIN,
     )
 

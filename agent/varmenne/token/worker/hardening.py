@@ -21,7 +21,7 @@ _GRACE_SECONDS = 2.0
 
 
 def harden(*, tied_to_thread: bool, parent: int) -> None:
-    """Keep secrets of this process from disk and debuggers, and leave Ctrl-C to the parent.
+    """Keep secrets of this process from disk and debuggers, and leave signals to the parent.
 
     Args:
         tied_to_thread: the parent's main thread started this process. Only then can the kernel be told to kill this
@@ -31,9 +31,10 @@ def harden(*, tied_to_thread: bool, parent: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # NOTE: Ctrl-C goes to the whole foreground group. A module must not be cut off in the middle of a call by it; the
-    # parent decides.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # NOTE: Ctrl-C goes to the whole foreground group, and systemd's SIGTERM to the whole unit. A module must not be cut
+    # off by them in the middle of a call: the parent decides, and its end ends this process.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     if tied_to_thread:
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != parent:

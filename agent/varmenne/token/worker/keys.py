@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 _DIGEST_INFO_SHA256 = bytes.fromhex("3031300d060960864801650304020105000420")
 """DER of ``DigestInfo`` for SHA-256 up to the hash itself (RFC 8017, 9.2, note 1)."""
 
-_COMPUTED = frozenset({"MODULUS_BITS", "PUBLIC_EXPONENT"})
+_COMPUTED = frozenset({"MODULUS_BITS", "PUBLIC_EXPONENT", "PRIVATE_EXPONENT"})
 
 
 def generate(token: TokenSession, keys: PrivateKeys, key_id: KeyId, label: str) -> Made:
@@ -208,6 +208,7 @@ def _facts(token: TokenSession, private: Object, key_id: KeyId) -> KeyFacts:
     for name in [row.attribute for row in EXPECTATIONS if row.attribute not in _COMPUTED] + list(EVIDENCE):
         value = read(private, Attribute[name])
         attributes[name] = value if isinstance(value, bool) or value is None else int(value)
+    attributes["PRIVATE_EXPONENT"] = True if read(private, Attribute.PRIVATE_EXPONENT) else None
     modulus, exponent = _numbers(token, private)
     attributes["MODULUS_BITS"] = modulus.bit_length() or None
     attributes["PUBLIC_EXPONENT"] = exponent or None

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from varmenne.errors import TokenError, TokenUnavailable
+from varmenne.token.worker.failures import code
 
 if TYPE_CHECKING:
     from pkcs11 import _pkcs11
@@ -91,15 +92,15 @@ class Module:
         """
         pin = so_pin.encode()
         padded = label.encode().ljust(32, b" ")
-        code = self._call(
+        result = self._call(
             _C_INIT_TOKEN,
             ctypes.c_ulong(slot),
             ctypes.c_char_p(pin),
             ctypes.c_ulong(len(pin)),
             ctypes.c_char_p(padded),
         )
-        if code != _CKR_OK:
-            raise TokenError("The token could not be initialised", why=f"C_InitToken returned {code:#x}")
+        if result != _CKR_OK:
+            raise TokenError("The token could not be initialised", why=f"C_InitToken returned {result:#x}")
 
     def finalize(self) -> None:
         """Tell the module that it is no longer needed; sessions and logins end with it."""
@@ -121,13 +122,13 @@ class Module:
             ) from exc
         pointer = ctypes.POINTER(_FunctionList)()
         try:
-            code = shared.C_GetFunctionList(ctypes.byref(pointer))
+            result = shared.C_GetFunctionList(ctypes.byref(pointer))
         except AttributeError as exc:
             raise TokenError(
                 f"{self._path} is not a PKCS#11 module", why="it has no C_GetFunctionList", module=self._path
             ) from exc
-        if code != _CKR_OK or not pointer:
-            raise TokenUnavailable(f"The PKCS#11 module {self._path} gives no functions", why=f"code {code:#x}")
+        if result != _CKR_OK or not pointer:
+            raise TokenUnavailable(f"The PKCS#11 module {self._path} gives no functions", why=f"code {result:#x}")
         functions: ctypes.Array[ctypes.c_void_p] = pointer.contents.functions
         return functions
 
@@ -141,20 +142,20 @@ class Module:
         """Call ``C_Initialize`` with the operating system's locks, or without where the module cannot have them."""
         for flags in (_CKF_OS_LOCKING_OK, 0):
             arguments = _InitializeArguments(flags=flags, parameters=self._parameters)
-            code = self._call(_C_INITIALIZE, ctypes.pointer(arguments))
-            if code != _CKR_CANT_LOCK:
+            result = self._call(_C_INITIALIZE, ctypes.pointer(arguments))
+            if result != _CKR_CANT_LOCK:
                 break
-        if code == _CKR_ARGUMENTS_BAD:
+        if result == _CKR_ARGUMENTS_BAD:
             raise TokenError(
                 f"The PKCS#11 module {self._path} does not initialise",
                 why="it does not accept the parameters (CKR_ARGUMENTS_BAD)",
                 next_step="NSS softokn needs token.init_parameters in the settings",
                 module=self._path,
             )
-        if code != _CKR_OK:
+        if result != _CKR_OK:
             raise TokenUnavailable(
                 f"The PKCS#11 module {self._path} does not initialise",
-                why=f"C_Initialize returned {code:#x}",
+                why=f"C_Initialize returned {result:#x}",
                 next_step="Check that the token's daemon runs and that token.environment has what the module needs",
                 module=self._path,
             )
@@ -168,10 +169,20 @@ class Module:
         return " ".join([*words, f"{info.library_version.major}.{info.library_version.minor}"])
 
     def _bind(self) -> _pkcs11.lib:
-        """Give the module to python-pkcs11 without letting it initialise again, which its ``__init__`` would."""
-        from pkcs11 import _pkcs11
+        """Give the module to python-pkcs11 without letting it initialise again, which its ``__init__`` would.
 
-        return _pkcs11.lib.__new__(_pkcs11.lib, self._path)  # type: ignore[call-arg]  # a Cython class loads there
+        p11-kit's client gives everybody who asks a function list with a state of its own, so that there the library's
+        own list is still to be initialised.
+        """
+        from pkcs11 import _pkcs11, exceptions
+
+        binding = _pkcs11.lib.__new__(_pkcs11.lib, self._path)  # type: ignore[call-arg]  # a Cython class loads there
+        try:
+            binding.get_slots()
+        except exceptions.PKCS11Error as exc:
+            if code(exc) == "CKR_CRYPTOKI_NOT_INITIALIZED":
+                binding.initialize()
+        return binding
 
 
 def _argument_type(argument: object) -> type:
