@@ -10,7 +10,8 @@ Tokens lock after a few wrong PINs: openCryptoki after three, a TPM after three 
   a file that was changed after its refusal, but not with a stored PIN that nobody has looked at since;
 * at the last try (``CKF_USER_PIN_FINAL_TRY``) a PIN is tried only by explicit order, and when locked, never.
 
-The explicit order is ``retry_pin=True`` of :class:`varmenne.token.Token`, ``--retry-pin`` on the command line: one try.
+The explicit order is ``retry_pin=True`` of :class:`varmenne.token.Token`, on the command line
+``varmenne doctor --retry-pin``: one try, and if it succeeds, the refusal is forgotten.
 A PIN that is typed is asked for again by every new command, and so is not remembered beyond the process.
 """
 
@@ -33,7 +34,7 @@ from varmenne.token.status import TokenStatus
 MEMORY_NAME = "pin-refused.json"
 _LOCK_NAME = "pin-refused.lock"
 
-_BY_ORDER = "or order one try with --retry-pin"
+_BY_ORDER = "or order one try with `varmenne doctor --retry-pin`"
 
 
 class FileStamp(msgspec.Struct, frozen=True):
