@@ -2,7 +2,7 @@
 
 The checks run in this order, and each refusal names its check:
 
-``size`` → ``encoding`` → ``xml`` → ``doctype`` → ``node`` → ``envelope`` → ``fault`` → ``operation`` → ``schema`` →
+``size`` → ``encoding`` → ``doctype`` → ``xml`` → ``node`` → ``envelope`` → ``fault`` → ``operation`` → ``schema`` →
 ``signature-shape`` → ``signer`` → ``chain`` → ``signature`` → ``values``
 
 Nothing is read from what was received before all of them have passed; values are read from the octets that the
@@ -12,15 +12,17 @@ public key with its own. See W3C XML Signature Syntax and Processing, 2nd editio
 
 from __future__ import annotations
 
-import base64
-import binascii
 import copy
 import functools
+import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from varmenne.errors import VerificationError
+from varmenne.domain.identifiers import RetrievalId, retrieval_id
+from varmenne.errors import InputError, VerificationError
+from varmenne.service.doubt import base64_octets, printable, refuse
 from varmenne.service.interface import DSIG, NAMESPACE, SOAP_ENVELOPE, Operation, message_schema
+from varmenne.service.signature_shape import DIGEST_METHODS, SIGNATURE_METHODS, checked_signature
 from varmenne.service.transport import MAX_BODY_BYTES
 from varmenne.service.trust import validate_path
 
@@ -29,35 +31,32 @@ if TYPE_CHECKING:
 
     from cryptography import x509
 
-MIN_SIGNER_RSA_BITS = 2048
-MAX_CERTIFICATES_IN_SIGNATURE = 5
-
-ENVELOPED = f"{DSIG}enveloped-signature"
-C14N = "http://www.w3.org/TR/2001/REC-xml-c14n-20010315"
-EXCLUSIVE_C14N = "http://www.w3.org/2001/10/xml-exc-c14n#"
-INCLUSIVE_NAMESPACES = f"{{{EXCLUSIVE_C14N}}}InclusiveNamespaces"
-C14N_METHODS = frozenset({C14N, EXCLUSIVE_C14N})
-
-SIGNATURE_METHODS = frozenset(f"http://www.w3.org/2001/04/xmldsig-more#rsa-sha{bits}" for bits in (256, 384, 512))
-DIGEST_METHODS = frozenset(
-    {
-        "http://www.w3.org/2001/04/xmlenc#sha256",
-        "http://www.w3.org/2001/04/xmldsig-more#sha384",
-        "http://www.w3.org/2001/04/xmlenc#sha512",
-    }
+CHECKS = (
+    "size",
+    "encoding",
+    "doctype",
+    "xml",
+    "node",
+    "envelope",
+    "fault",
+    "operation",
+    "schema",
+    "signature-shape",
+    "signer",
+    "chain",
+    "signature",
+    "values",
 )
+"""The names of the checks, in the order in which they run."""
 
-SIGNATURE_SHAPE = {
-    # Element of the signature → the child elements that it may have, in order; "?" marks an optional one.
-    "Signature": ("SignedInfo", "SignatureValue", "KeyInfo"),
-    "SignedInfo": ("CanonicalizationMethod", "SignatureMethod", "Reference"),
-    "Reference": ("Transforms", "DigestMethod", "DigestValue"),
-    "KeyInfo": ("X509Data",),
-    "SignatureMethod": (),
-    "DigestMethod": (),
-    "SignatureValue": (),
-    "DigestValue": (),
-}
+MIN_SIGNER_RSA_BITS = 2048
+
+XML_DECLARATION = re.compile(
+    rb"""<\?xml[ \t\r\n]+version[ \t\r\n]*=[ \t\r\n]*(["'])1\.0\1"""
+    rb"""([ \t\r\n]+encoding[ \t\r\n]*=[ \t\r\n]*(["'])(?i:utf-?8|(us-)?ascii)\3)?"""
+    rb"""([ \t\r\n]+standalone[ \t\r\n]*=[ \t\r\n]*(["'])(yes|no)\6)?[ \t\r\n]*\?>"""
+)
+"""The declarations that we take: XML 1.0, in UTF-8 or in the part of it that is ASCII."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +75,7 @@ class Answer:
     operation: Operation
     ok: bool
     errors: tuple[tuple[str, str], ...]
-    retrieval_id: str | None
+    retrieval_id: RetrievalId | None
     certificate: bytes | None
     signer: str
 
@@ -94,28 +93,21 @@ def verify_answer(body: bytes, operation: Operation, services: tuple[bytes, ...]
         VerificationError: a check failed; ``check`` names it.
     """
     try:
-        payload = _payload(_parse(body), operation)
-        document = _as_document(payload)
-        signature = _checked_signature(document)
-        signer = _signer(signature)
+        document = _as_document(_payload(_parse(body), operation))
+        signer = _signer(_signature(document))
         subject = _trusted_subject(signer, services, at)
         signed = _signed_document(document, signer, at)
         return _values(signed, operation, subject)
     except VerificationError:
         raise
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as exc:
+    except Exception as exc:
         # The libraries below raise what they like on hostile input; whatever it is, the answer is not proven.
-        raise VerificationError("The answer could not be verified", check="unexpected", why=str(exc)) from exc
-
-
-def _refuse(check: str, why: str) -> NoReturn:
-    """Refuse the answer, naming the check."""
-    raise VerificationError(
-        "The service's answer was refused",
-        check=check,
-        why=why,
-        next_step="Nothing of it was used. It is kept as evidence; if the network is trustworthy, contact the service",
-    )
+        raise VerificationError(
+            "The answer could not be verified",
+            check="unexpected",
+            why=printable(f"{type(exc).__name__}: {exc}"),
+            next_step="Nothing of it was used. Please report this: each refusal should name its check",
+        ) from exc
 
 
 def _parse(body: bytes) -> Any:
@@ -123,17 +115,20 @@ def _parse(body: bytes) -> Any:
     from lxml import etree
 
     if len(body) > MAX_BODY_BYTES:
-        _refuse("size", f"{len(body)} bytes, at most {MAX_BODY_BYTES} are read")
+        refuse("size", f"{len(body)} bytes, at most {MAX_BODY_BYTES} are read")
     text = body.removeprefix(b"\xef\xbb\xbf")
     try:
         text.decode("utf-8")
     except UnicodeDecodeError:
-        _refuse("encoding", "it is not UTF-8")
+        refuse("encoding", "it is not UTF-8")
     if b"\0" in text:
-        _refuse("encoding", "it holds NUL bytes")
+        refuse("encoding", "it holds NUL bytes")
+    if text.startswith(b"<?xml") and not XML_DECLARATION.match(text):
+        refuse("encoding", "it declares something else than XML 1.0 in UTF-8")
     if b"<!DOCTYPE" in text:
-        _refuse("doctype", "it has a document type declaration")
+        refuse("doctype", "it has a document type declaration")
     parser = etree.XMLParser(
+        encoding="UTF-8",
         resolve_entities=False,
         no_network=True,
         load_dtd=False,
@@ -144,41 +139,45 @@ def _parse(body: bytes) -> Any:
     try:
         root = etree.fromstring(text, parser)
     except etree.XMLSyntaxError as exc:
-        _refuse("xml", f"it is not well-formed XML ({exc.msg})")
-    if (root.getroottree().docinfo.encoding or "UTF-8").upper() not in {"UTF-8", "UTF8", "ASCII", "US-ASCII"}:
-        _refuse("encoding", "it declares an encoding other than UTF-8")
+        refuse("xml", f"it is not well-formed XML ({exc.msg})")
     if root.getprevious() is not None or root.getnext() is not None:
-        _refuse("node", "there is something beside the envelope")
+        refuse("node", "there is something beside the envelope")
     if any(not isinstance(node.tag, str) for node in root.iter()):
-        _refuse("node", "it holds a comment, a processing instruction or an entity")
+        refuse("node", "it holds a comment, a processing instruction or an entity")
     return root
 
 
 def _payload(envelope: Any, operation: Operation) -> Any:
+    """Return the envelope's message, if it is an answer to the operation."""
+    message = _only_message(envelope)
+    if message.tag == f"{{{SOAP_ENVELOPE}}}Fault":
+        refuse("fault", f"it is an unsigned SOAP fault: {(message.findtext('faultstring') or '').strip()}")
+    if message.tag != f"{{{NAMESPACE}}}{operation.response_element}":
+        refuse("operation", f"it holds {message.tag}, not {operation.response_element}")
+    return message
+
+
+def _only_message(envelope: Any) -> Any:
     """Return the one message in the one body of a SOAP 1.1 envelope."""
     soap = f"{{{SOAP_ENVELOPE}}}"
     if envelope.tag != f"{soap}Envelope":
-        _refuse("envelope", f"the root is {envelope.tag}, not a SOAP 1.1 envelope")
+        refuse("envelope", f"the root is {envelope.tag}, not a SOAP 1.1 envelope")
     parts = list(envelope)
+    texts = [envelope.text, *(part.tail for part in parts)]
     if parts and parts[0].tag == f"{soap}Header":
         if any(block.get(f"{soap}mustUnderstand") not in {None, "0", "false"} for block in parts[0]):
-            _refuse("envelope", "a header demands to be understood")
+            refuse("envelope", "a header demands to be understood")
         parts = parts[1:]
     if [part.tag for part in parts] != [f"{soap}Body"]:
-        _refuse("envelope", "it does not have exactly one body")
-    if any(f"{soap}encodingStyle" in part.attrib for part in (envelope, parts[0])):
-        _refuse("envelope", "it uses a SOAP encoding")
-    messages = list(parts[0])
-    if len(messages) != 1:
-        _refuse("envelope", f"the body holds {len(messages)} messages, not one")
-    if any((text or "").strip() for text in (envelope.text, parts[0].text, messages[0].tail, parts[0].tail)):
-        _refuse("envelope", "there is text between the elements")
-    message = messages[0]
-    if message.tag == f"{soap}Fault":
-        _refuse("fault", f"it is an unsigned SOAP fault: {(message.findtext('faultstring') or '').strip()[:200]}")
-    if message.tag != f"{{{NAMESPACE}}}{operation.response_element}":
-        _refuse("operation", f"it holds {message.tag}, not {operation.response_element}")
-    return message
+        refuse("envelope", "it does not have exactly one body")
+    body = parts[0]
+    if any(f"{soap}encodingStyle" in part.attrib for part in (envelope, body)):
+        refuse("envelope", "it uses a SOAP encoding")
+    if len(body) != 1:
+        refuse("envelope", f"the body holds {len(body)} messages, not one")
+    if any((text or "").strip() for text in (*texts, body.text, body[0].tail)):
+        refuse("envelope", "there is text between the elements")
+    return body[0]
 
 
 def _as_document(payload: Any) -> bytes:
@@ -194,94 +193,80 @@ def _as_document(payload: Any) -> bytes:
     schema = message_schema()
     if not schema.validate(alone):
         error = schema.error_log.last_error
-        _refuse("schema", error.message if error is not None else "it does not match the schema")
+        refuse("schema", error.message if error is not None else "it does not match the schema")
     document: bytes = etree.tostring(alone, encoding="UTF-8")
     return document
 
 
-def _checked_signature(document: bytes) -> Any:
-    """Check the shape of the signature: one, last, over the whole document, with nothing in it that we don't know."""
+def _signature(document: bytes) -> Any:
+    """Parse the cut-out message and return its signature, the shape of which is checked."""
     from lxml import etree
 
-    root = etree.fromstring(document)
-    signatures = list(root.iter(f"{{{DSIG}}}Signature"))
-    if len(signatures) != 1 or root[-1] is not signatures[0]:
-        _refuse("signature-shape", "there is not exactly one signature, as the last child of the message")
-    signature = signatures[0]
-    for name, children in SIGNATURE_SHAPE.items():
-        for element in signature.iter(f"{{{DSIG}}}{name}"):
-            if tuple(child.tag for child in element) != tuple(f"{{{DSIG}}}{child}" for child in children):
-                _refuse("signature-shape", f"{name} does not consist of {', '.join(children) or 'text alone'}")
-    _check_algorithms(signature)
-    return signature
+    return checked_signature(etree.fromstring(document))
 
 
-def _check_algorithms(signature: Any) -> None:
-    """Check the reference, the transforms and the algorithms against the short list of what is good."""
-    reference = signature.find(f".//{{{DSIG}}}Reference")
-    if reference.get("URI") != "" or set(reference.attrib) - {"URI", "Id"}:
-        _refuse("signature-shape", "the reference is not to the whole document")
-    transforms = [transform.get("Algorithm") for transform in reference.iter(f"{{{DSIG}}}Transform")]
-    if transforms[:1] != [ENVELOPED] or len(transforms) > 2 or not C14N_METHODS.issuperset(transforms[1:]):
-        _refuse("signature-shape", f"the transforms are {transforms}")
-    for name, known in (
-        ("CanonicalizationMethod", C14N_METHODS),
-        ("SignatureMethod", SIGNATURE_METHODS),
-        ("DigestMethod", DIGEST_METHODS),
-    ):
-        algorithm = signature.find(f".//{{{DSIG}}}{name}").get("Algorithm")
-        if algorithm not in known:
-            _refuse("signature-shape", f"{name} is {algorithm}")
-    for element in signature.iter(f"{{{DSIG}}}Transform", f"{{{DSIG}}}CanonicalizationMethod"):
-        exclusive = element.get("Algorithm") == EXCLUSIVE_C14N
-        if [child.tag for child in element] not in ([], [INCLUSIVE_NAMESPACES] if exclusive else []):
-            _refuse("signature-shape", "a canonicalisation has parameters that it cannot have")
+@dataclass(frozen=True, slots=True)
+class _Carried:
+    """A certificate that a signature carries, parsed. Nothing about it is trusted."""
+
+    certificate: x509.Certificate
+    public_numbers: tuple[int, int]
+    is_ca: bool
+    may_sign: bool
 
 
 def _signer(signature: Any) -> bytes:
     """Return the signer's certificate: the only one in the signature's KeyInfo that is not a CA's."""
-    found = [_base64(element.text or "", "signer") for element in signature.iter(f"{{{DSIG}}}X509Certificate")]
-    if not 1 <= len(found) <= MAX_CERTIFICATES_IN_SIGNATURE:
-        _refuse("signer", f"the signature carries {len(found)} certificates")
-    leaves = [certificate for certificate in found if not _load(certificate)[1]]
+    found = [base64_octets(element.text or "", "signer") for element in signature.iter(f"{{{DSIG}}}X509Certificate")]
+    leaves = [certificate for certificate in found if not _load(certificate).is_ca]
     if len(leaves) != 1:
-        _refuse("signer", f"{len(leaves)} of the signature's certificates are not a CA's, there should be one")
+        refuse("signer", f"{len(leaves)} of the signature's certificates are not a CA's, there should be one")
+    carried = _load(leaves[0])
+    if not carried.may_sign:
+        refuse("signer", "the signer's certificate is not for signing")
+    for value in signature.iter(f"{{{DSIG}}}RSAKeyValue"):
+        numbers = tuple(int.from_bytes(base64_octets(child.text or "", "signer"), "big") for child in value)
+        if numbers != carried.public_numbers:
+            refuse("signer", "the signature names another key than its certificate's")
     return leaves[0]
 
 
 @functools.lru_cache(maxsize=64)
-def _load(der: bytes) -> tuple[x509.Certificate, bool]:
-    """Parse a certificate of the signature and tell whether it is a CA's."""
+def _load(der: bytes) -> _Carried:
+    """Parse a certificate of the signature."""
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric import rsa
 
     try:
         certificate = x509.load_der_x509_certificate(der)
         key = certificate.public_key()
-        constraints = [e.value for e in certificate.extensions if isinstance(e.value, x509.BasicConstraints)]
-    except ValueError as exc:
-        _refuse("signer", f"a certificate in the signature cannot be read ({exc})")
+        extensions = [extension.value for extension in certificate.extensions]
+    except Exception as exc:  # noqa: BLE001 - cryptography has many errors for what cannot be read
+        refuse("signer", f"a certificate in the signature cannot be read ({exc})")
     if not isinstance(key, rsa.RSAPublicKey) or key.key_size < MIN_SIGNER_RSA_BITS:
-        _refuse("signer", f"the signer's key is not RSA of at least {MIN_SIGNER_RSA_BITS} bits")
-    return certificate, bool(constraints and constraints[0].ca)
+        refuse("signer", f"the signer's key is not RSA of at least {MIN_SIGNER_RSA_BITS} bits")
+    numbers = key.public_numbers()
+    return _Carried(
+        certificate,
+        (numbers.n, numbers.e),
+        is_ca=any(value.ca for value in extensions if isinstance(value, x509.BasicConstraints)),
+        may_sign=all(
+            value.digital_signature or value.content_commitment
+            for value in extensions
+            if isinstance(value, x509.KeyUsage)
+        ),
+    )
 
 
 def _trusted_subject(signer: bytes, services: tuple[bytes, ...], at: datetime) -> str:
-    """Validate the signer's path to the services CA and its key usage; return its subject."""
-    from cryptography import x509
-
+    """Validate the signer's path to the services CA; return its subject."""
     validate_path(signer, services, at, what="The certificate that signed the answer")
-    certificate = _load(signer)[0]
-    usages = [e.value for e in certificate.extensions if isinstance(e.value, x509.KeyUsage)]
-    if usages and not (usages[0].digital_signature or usages[0].content_commitment):
-        _refuse("signer", "the signer's certificate is not for signing")
-    return certificate.subject.rfc4514_string()
+    return _load(signer).certificate.subject.rfc4514_string()
 
 
 def _signed_document(document: bytes, signer: bytes, at: datetime) -> Any:
     """Verify the signature with the signer's certificate and return the element that it covers, parsed anew."""
     from signxml.algorithms import CanonicalizationMethod, DigestAlgorithm, SignatureMethod
-    from signxml.exceptions import SignXMLException
     from signxml.verifier import SignatureConfiguration, XMLVerifier
 
     configuration = SignatureConfiguration(
@@ -294,19 +279,19 @@ def _signed_document(document: bytes, signer: bytes, at: datetime) -> Any:
         default_reference_c14n_method=CanonicalizationMethod.CANONICAL_XML_1_0,
     )
     try:
-        result = XMLVerifier().verify(document, x509_cert=_load(signer)[0], expect_config=configuration)
-    except SignXMLException as exc:
-        _refuse("signature", str(exc) or type(exc).__name__)
+        result = XMLVerifier().verify(document, x509_cert=_load(signer).certificate, expect_config=configuration)
+    except Exception as exc:  # noqa: BLE001 - besides its own errors it leaks ValueError, TypeError and lxml's
+        refuse("signature", str(exc) or type(exc).__name__)
     signed = getattr(result, "signed_xml", None)
     if signed is None:
-        _refuse("signature", "what was signed is not XML")
+        refuse("signature", "what was signed is not XML")
     return signed
 
 
 def _values(signed: Any, operation: Operation, signer: str) -> Answer:
     """Read the values from the signed element; the schema has been checked, so each is there at most once."""
     if signed.tag != f"{{{NAMESPACE}}}{operation.response_element}":
-        _refuse("values", f"what was signed is {signed.tag}")
+        refuse("values", f"what was signed is {signed.tag}")
     certificate = signed.findtext("Certificate")
     answer = Answer(
         operation=operation,
@@ -315,13 +300,13 @@ def _values(signed: Any, operation: Operation, signer: str) -> Answer:
             (_normal(info.findtext("ErrorCode")), _normal(info.findtext("ErrorMessage")))
             for info in signed.findall("Result/ErrorInfo")
         ),
-        retrieval_id=_normal(signed.findtext("RetrievalId")) or None,
-        certificate=_base64(certificate, "values") if certificate else None,
+        retrieval_id=_retrieval_id(signed.findtext("RetrievalId")),
+        certificate=base64_octets(certificate, "values") if certificate else None,
         signer=signer,
     )
     wanted = answer.certificate if operation is Operation.GET else answer.retrieval_id
     if answer.ok and wanted is None:
-        _refuse("values", "it says OK, but lacks what was asked for")
+        refuse("values", "it says OK, but lacks what was asked for")
     return answer
 
 
@@ -330,9 +315,11 @@ def _normal(text: str | None) -> str:
     return "".join(" " if char in "\t\r\n" else char for char in text or "")
 
 
-def _base64(text: str, check: str) -> bytes:
-    """Decode base64 text, in which white space is allowed and nothing else."""
+def _retrieval_id(text: str | None) -> RetrievalId | None:
+    """Read a RetrievalId, which must be one that can be sent back; blanks around it can only be pretty-printing."""
+    if text is None:
+        return None
     try:
-        return base64.b64decode("".join(text.split()), validate=True)
-    except (binascii.Error, ValueError):
-        _refuse(check, "base64 text is garbled")
+        return retrieval_id(_normal(text).strip(" "))
+    except InputError as exc:
+        refuse("values", exc.what)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from varmenne.domain.identifiers import Environment
 from varmenne.errors import ConfigError, VerificationError
+from varmenne.service.doubt import printable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -200,7 +201,6 @@ def _validated(
     """Build and validate the path with pyhanko-certvalidator, without network."""
     from asn1crypto import x509
     from pyhanko_certvalidator import CertificateValidator, ValidationContext
-    from pyhanko_certvalidator.errors import PathBuildingError, ValidationError
 
     try:
         context = ValidationContext(
@@ -212,11 +212,12 @@ def _validated(
         )
         validator = CertificateValidator(x509.Certificate.load(certificate, strict=True), validation_context=context)
         path = list(asyncio.run(validator.async_validate_path()).iter_certs(include_root=True))
-    except (PathBuildingError, ValidationError, ValueError, TypeError) as exc:
+    except Exception as exc:
+        # Besides its own errors the library raises what its parsers do; whatever it is, there is no valid path.
         raise VerificationError(
             f"{what} is not trusted",
             check="chain",
-            why=str(exc),
+            why=f"{printable(str(exc))}; this computer's clock says {at:%Y-%m-%d %H:%M} UTC",
             next_step="Check the trust anchors and the clock. If both are right, do not use this certificate",
         ) from exc
     return _ValidPath(
