@@ -60,7 +60,13 @@ def custody(key: KeyFacts, probe: tuple[datetime, bool, dict[str, Any]] | None) 
         "deviations": list(key.deviations),
         "token": {name: getattr(key.token, name) for name in TokenIdentity.__slots__},
         "made_at": None if key.made_at is None else iso(key.made_at),
-        "probe": None if probe is None else {"at": iso(probe[0]), "fit": probe[1], "tries": probe[2]},
+        "probe": None
+        if probe is None
+        else {
+            "at": iso(probe[0]),
+            "fit": probe[1],
+            "tries": {line["name"]: line["outcome"] for line in probe[2]["results"]},
+        },
     }
 
 

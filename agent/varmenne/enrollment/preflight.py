@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -85,7 +86,7 @@ def probe(parts: Parts) -> CustodyProbe:
         result.token.digest_with_versions,
         result.at,
         fit=result.fit,
-        result={line.name: f"{line.outcome}: {line.detail}" for line in result.results},
+        result={"results": [dataclasses.asdict(line) for line in result.results]},
     )
     if not result.fit:
         allowed = [line.name for line in result.results if line.outcome == "allowed"]
