@@ -30,6 +30,7 @@ libnss3-tools     test   makes that module's token
 openssl           test   reads what was stored, as others will
 p11-kit           test   a PKCS#11 module behind a socket
 p11-kit-modules   test   the client side of it
+postgresql        test   the journal of several hosts; the tests start servers of their own
 shellcheck        test   checks these scripts
 xmlsec1           test   a second opinion on XML signatures
 TABLE
