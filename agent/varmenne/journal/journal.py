@@ -279,15 +279,20 @@ class Journal:
         return None if row is None else (row.at, row.fit, row.result)
 
     def check(self) -> None:
-        """Prove that the journal can be written and is sound.
+        """Prove that the journal is sound and has room for the largest answer, by writing as much and freeing it again.
+
+        Whoever sends something that can be sent only once has to be sure that the answer can be kept.
 
         Raises:
             JournalError: it cannot be written, or SQLite found damage.
         """
+        scratch = sa.delete(schema.meta).where(schema.meta.c.name == "room")
         with self._transaction() as connection:
             found = connection.execute(sa.text("PRAGMA quick_check")).scalar_one()
-            same = sa.update(schema.meta).where(schema.meta.c.name == "schema").values(value=schema.meta.c.value)
-            connection.execute(same)
+            connection.execute(scratch)
+            connection.execute(sa.insert(schema.meta).values(name="room", value="0" * MAX_ANSWER_BYTES))
+        with self._transaction() as connection:
+            connection.execute(scratch)
         if found != "ok":
             raise JournalError(f"The journal {self.path} is damaged", why=str(found), next_step="Restore a backup")
 

@@ -1,0 +1,269 @@
+"""What a row may go through: compare-and-set, one owner at a time, and every change with its event."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+
+from varmenne.domain.enrollment import Enrollment
+from varmenne.domain.identifiers import Channel, CustomerId, CustomerName, EnrollmentId, Environment
+from varmenne.domain.keys import KeyId, new_key_id
+from varmenne.domain.steps import Method, State
+from varmenne.errors import InputError, StateError
+from varmenne.journal import Journal, NewEnrollment, this_process
+from varmenne.journal.journal import MAX_ANSWER_BYTES
+from varmenne.journal.owner import is_gone
+
+NOW = datetime(2026, 11, 24, 12, 0, 0, 123456, tzinfo=UTC)
+LEASE = timedelta(minutes=5)
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    """A new journal."""
+    with Journal(tmp_path / "state") as made:
+        yield made
+
+
+def new(**changes: object) -> NewEnrollment:
+    """Return what is known of a new enrollment."""
+    usual = NewEnrollment(
+        environment=Environment.TEST,
+        channel=Channel.WS,
+        customer_id=CustomerId("0123456-7"),
+        customer_name=CustomerName("Öljy Oy"),
+        method=Method.API,
+        key_id=new_key_id(),
+        transfer_hash=None,
+    )
+    return dataclasses.replace(usual, **changes)  # type: ignore[arg-type]  # the tests' own names
+
+
+def add(journal: Journal, **changes: object) -> Enrollment:
+    """Begin an enrollment."""
+    return journal.add(new(**changes), NOW, lease=LEASE)
+
+
+def test_a_new_row_is_ours_and_has_its_key_id(journal: Journal) -> None:
+    """An enrollment begins as prepared, with its CKA_ID, its owner and its first event durable."""
+    row = add(journal, key_id=KeyId(b"k" * 16))
+    assert (row.state, row.version, row.key_id, row.tries) == (State.PREPARED, 1, b"k" * 16, 0)
+    assert row.owner == this_process()
+    assert row.due_at == NOW + LEASE
+    assert row.key_label == f"varmenne-{row.id}"
+    assert journal.get(row.id) == row
+    assert [(event.step, event.source, event.target) for event in journal.history(row.id)] == [
+        ("prepare", None, State.PREPARED)
+    ]
+
+
+def test_commit_is_compare_and_set(journal: Journal) -> None:
+    """Whoever read an older version commits nothing: neither values nor an event."""
+    old = add(journal)
+    newest = journal.commit(old, NOW, State.KEYED, step="generate", changes={"public_key": b"1"})
+    with pytest.raises(StateError, match="changed by somebody else") as caught:
+        journal.commit(old, NOW, State.KEYED, step="generate", changes={"public_key": b"2"})
+    assert "varmenne show" in caught.value.next_step
+    assert journal.get(old.id) == newest
+    assert newest.public_key == b"1"
+    assert len(journal.history(old.id)) == 2
+
+
+def test_release_and_claim_are_compare_and_set_too(journal: Journal) -> None:
+    """Giving back what has changed in between is refused."""
+    old = add(journal)
+    journal.commit(old, NOW, State.KEYED, step="generate")
+    with pytest.raises(StateError):
+        journal.release(old, NOW, due_at=None)
+
+
+def test_moves_that_the_table_does_not_have_are_refused(journal: Journal) -> None:
+    """The table of steps is the law, whoever calls."""
+    row = add(journal)
+    with pytest.raises(StateError, match="cannot go from prepared to active"):
+        journal.commit(row, NOW, State.ACTIVE, step="nonsense")
+    assert journal.get(row.id) == row
+
+
+def test_unknown_columns_are_refused(journal: Journal) -> None:
+    """A misspelt name is a defect, found before anything is written."""
+    row = add(journal)
+    with pytest.raises(ValueError, match="no such columns"):
+        journal.commit(row, NOW, State.KEYED, step="generate", changes={"publickey": b""})
+    assert journal.get(row.id) == row
+
+
+def test_tries_are_counted_anew_in_a_new_state(journal: Journal) -> None:
+    """They belong to the present state."""
+    row = journal.commit(add(journal), NOW, State.PREPARED, step="problem", changes={"tries": 3})
+    assert journal.commit(row, NOW, State.PREPARED, step="problem").tries == 3
+    assert journal.commit(journal.get(row.id), NOW, State.KEYED, step="generate").tries == 0
+
+
+def test_the_same_transfer_id_has_one_row(journal: Journal) -> None:
+    """Two rows of one transfer ID are refused in one environment, and are two orders in two."""
+    row = add(journal, transfer_hash="a" * 64)
+    with pytest.raises(StateError, match="Another enrollment with this transfer ID"):
+        add(journal, transfer_hash="a" * 64)
+    assert journal.list() == (row,)
+    add(journal, transfer_hash="a" * 64, environment=Environment.PRODUCTION)
+    assert journal.by_transfer(Environment.TEST, "a" * 64) == row
+    assert journal.by_transfer(Environment.TEST, "b" * 64) is None
+
+
+def test_unknown_enrollment(journal: Journal) -> None:
+    """An ID that is not there says so, and where to look."""
+    with pytest.raises(InputError, match="There is no enrollment 20261124-00000000") as caught:
+        journal.get(EnrollmentId("20261124-00000000"))
+    assert "varmenne list" in caught.value.next_step
+
+
+_CLAIM = """
+import sys, datetime, pathlib
+from varmenne.journal import Journal
+from varmenne.domain.identifiers import EnrollmentId
+with Journal(pathlib.Path(sys.argv[1])) as journal:
+    now = datetime.datetime.fromisoformat(sys.argv[3])
+    journal.claim(journal.get(EnrollmentId(sys.argv[2])), now, lease=datetime.timedelta(minutes=5))
+print("claimed", flush=True)
+sys.stdin.read()
+"""
+
+
+def other_claims(journal: Journal, row: Enrollment) -> subprocess.Popen[bytes]:
+    """Have another process claim a row, and live on."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", _CLAIM, str(journal.path.parent), row.id, NOW.isoformat()],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"claimed\n"
+    return process
+
+
+def test_a_living_process_keeps_its_row_and_a_dead_one_loses_it_at_once(journal: Journal) -> None:
+    """While its owner lives, nobody else gets a row; after ``kill -9``, everybody does without waiting."""
+    row = journal.release(add(journal), NOW, due_at=None)
+    with other_claims(journal, row) as process:
+        with pytest.raises(StateError, match="Another process is at work") as caught:
+            journal.claim(row, NOW + timedelta(minutes=4), lease=LEASE)
+        assert str(process.pid) in caught.value.why
+        process.kill()
+    taken = journal.claim(row, NOW + timedelta(seconds=1), lease=LEASE)
+    assert taken.owner == this_process()
+    assert taken.due_at == NOW + timedelta(seconds=1) + LEASE
+
+
+def test_a_lease_ends(journal: Journal) -> None:
+    """A process that lives but gives no sign of it loses the row when its lease is over, and cannot commit then."""
+    row = journal.release(add(journal), NOW, due_at=None)
+    with other_claims(journal, row) as process:
+        theirs = journal.get(row.id)
+        mine = journal.claim(row, NOW + LEASE, lease=LEASE)
+        assert mine.owner == this_process()
+        with pytest.raises(StateError):
+            journal.commit(theirs, NOW + LEASE, State.KEYED, step="generate")
+        process.kill()
+
+
+def test_claiming_our_own_row_again_renews_it(journal: Journal) -> None:
+    """The engine may be called twice by one process."""
+    row = add(journal)
+    assert journal.claim(row, NOW + timedelta(minutes=1), lease=LEASE).due_at == NOW + timedelta(minutes=6)
+
+
+def test_claims_leave_no_event_and_no_new_time(journal: Journal) -> None:
+    """History tells of changes, not of looks."""
+    row = journal.release(add(journal), NOW, due_at=None)
+    journal.release(journal.claim(row, NOW + LEASE, lease=LEASE), NOW + LEASE, due_at=None)
+    assert len(journal.history(row.id)) == 1
+    assert journal.get(row.id).updated_at == NOW
+
+
+@pytest.mark.parametrize(
+    ("change", "gone"),
+    [
+        (lambda host, boot, pid, started: (host, boot, pid, started), False),
+        (lambda host, boot, pid, started: (host, boot, pid, str(int(started) - 1)), True),  # The number was used again.
+        (lambda host, _boot, pid, started: (host, "00000000", pid, started), True),
+        (lambda host, boot, _pid, started: (host, boot, "4194305", started), True),  # Above the kernel's greatest.
+        (lambda _host, boot, pid, started: ("elsewhere", boot, pid, started), False),  # Nobody here can know.
+    ],
+)
+def test_whether_a_process_is_gone(change: object, gone: bool) -> None:
+    """A process is known by host, boot, number and start; one of another host is never taken for gone."""
+    assert callable(change)
+    assert is_gone("/".join(change(*this_process().rsplit("/", 3)))) is gone
+
+
+def test_answers_are_kept_as_they_came_compressed_and_bounded(journal: Journal) -> None:
+    """The newest answer comes first; a body over the limit is cut, and what is on disk is smaller than the text."""
+    row = add(journal)
+    body = b"<answer>" + b" " * 100_000
+    first = journal.record_answer(row, NOW, operation="signNewCertificate", http_status=200, body=body)
+    journal.record_answer(row, NOW, operation="getCertificate", http_status=503, body=b"x" * (MAX_ANSWER_BYTES + 1))
+    journal.judge_answer(first, "verified")
+    newest, oldest = journal.answers(row.id)
+    assert (newest.operation, newest.http_status, newest.verdict) == ("getCertificate", 503, None)
+    assert len(newest.body) == MAX_ANSWER_BYTES
+    assert (oldest.body, oldest.verdict, oldest.at) == (body, "verified", NOW)
+    assert journal.answers(row.id, "signNewCertificate") == (oldest,)
+    assert journal.path.stat().st_size < len(body) + MAX_ANSWER_BYTES
+
+
+def test_times_are_utc_to_the_microsecond(journal: Journal) -> None:
+    """Another offset is converted, and a time without one is refused."""
+    helsinki = NOW.astimezone(timezone(timedelta(hours=2)))
+    row = journal.add(new(valid_until=helsinki), helsinki, lease=LEASE)
+    read = journal.get(row.id)
+    assert (read.created_at, read.valid_until) == (NOW, NOW)
+    assert read.created_at.tzinfo is UTC
+    from varmenne.errors import JournalError
+
+    with pytest.raises((ValueError, JournalError)):
+        journal.add(new(valid_until=datetime(2026, 1, 1)), NOW, lease=LEASE)  # noqa: DTZ001 - what is refused
+    assert len(journal.list()) == 1
+
+
+def test_lists_in_pages_and_by_state(journal: Journal) -> None:
+    """A page ends where it should, and the next one begins after it."""
+    rows = [add(journal) for _ in range(5)]
+    keyed = journal.commit(rows[0], NOW, State.KEYED, step="generate")
+    ids = sorted(row.id for row in rows)
+    first = journal.list(limit=3)
+    assert [row.id for row in first] == ids[:3]
+    assert [row.id for row in journal.list(after=first[-1].id, limit=3)] == ids[3:]
+    assert journal.list(states=frozenset({State.KEYED})) == (keyed,)
+
+
+def test_the_newest_key_is_the_newest_by_time(journal: Journal) -> None:
+    """IDs of one day are in no order; the anchor of a token goes by time, and by what is still needed."""
+    found = []
+    for minute in range(6):
+        row = journal.add(new(), NOW + timedelta(minutes=minute), lease=LEASE)
+        changes = {"public_key": bytes([minute]), "token": "t"}
+        found.append(journal.commit(row, NOW, State.KEYED, step="generate", changes=changes))
+    newest = journal.newest_key("t")
+    assert newest is not None
+    assert newest.public_key == b"\x05"
+    journal.commit(found[5], NOW, State.ABANDONED, step="order")
+    newest = journal.newest_key("t")
+    assert newest is not None
+    assert newest.public_key == b"\x04"
+    assert journal.newest_key("other") is None
+
+
+def test_probes_are_kept_by_token(journal: Journal) -> None:
+    """The newest probe of a token counts."""
+    assert journal.latest_probe("t") is None
+    journal.save_probe("t", NOW, fit=False, result={"wrap": "allowed: it came out"})
+    journal.save_probe("t", NOW + LEASE, fit=True, result={"wrap": "refused: CKR"})
+    journal.save_probe("other", NOW + LEASE, fit=False, result={})
+    assert journal.latest_probe("t") == (NOW + LEASE, True, {"wrap": "refused: CKR"})
