@@ -300,7 +300,8 @@ class Stage:
 
     def environment(self) -> dict[str, str]:
         """Return the environment of a subprocess: this one's, scrubbed, and the settings file named."""
-        return {**os.environ, "VARMENNE_CONFIG": str(self.config), "PYTHONPATH": str(Path(__file__).parents[1])}
+        path = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
+        return {**os.environ, "VARMENNE_CONFIG": str(self.config), "PYTHONPATH": path}
 
     def start(self, *arguments: str | Path, module: str = "varmenne", **options: Any) -> subprocess.Popen[bytes]:
         """Start the command line as a process of its own."""
