@@ -247,6 +247,7 @@ def test_nobody_at_the_terminal_is_an_input_error(shim: Shim) -> None:
     assert shim.calls("C_Login") == 0
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_a_typed_pin_logs_in_and_is_not_echoed(shim: Shim) -> None:
     """``prompt`` asks on the terminal, even at PIN_COUNT_LOW, and the PIN does not appear there."""
     shim.order(COUNT_LOW)
@@ -262,6 +263,7 @@ def test_a_typed_pin_logs_in_and_is_not_echoed(shim: Shim) -> None:
     assert right_pin(shim).strip().encode() not in shown
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_ctrl_c_at_the_prompt_leaves_a_usable_terminal(shim: Shim) -> None:
     """When a person gives up, echo is on again, although the worker that switched it off was killed."""
     import termios

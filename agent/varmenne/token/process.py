@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import select
 import selectors
 import signal
 import socket
@@ -82,8 +83,15 @@ class WorkerProcess:
 
     @property
     def alive(self) -> bool:
-        """False once the process has ended, for example because somebody killed it between two verbs."""
-        return self._process.poll() is None
+        """False once the process has ended, for example because somebody killed it between two verbs.
+
+        Between two verbs there is nothing to be read from the socket, so if there is, it is the end of the file.
+        """
+        if self._process.poll() is not None:
+            return False
+        idle = select.poll()
+        idle.register(self._socket, select.POLLIN)
+        return not idle.poll(0)
 
     def setup(self, setup: say.Setup, timeout_seconds: float) -> say.Done | say.Failed:
         """Have the module loaded.
