@@ -53,8 +53,7 @@ def _prompt(what: str) -> Secret:
     import getpass
 
     try:
-        with open("/dev/tty", "r+", encoding="utf-8", buffering=1):  # noqa: PTH123 - only to learn whether there is one
-            pass
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
     except OSError as exc:
         raise InputError(
             f"The {what} is to be typed, but there is no terminal",

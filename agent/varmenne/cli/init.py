@@ -167,7 +167,9 @@ def _ask_all(app: App, path: Path, values: dict[tuple[str, ...], Any]) -> None:
         if not _applies(question, values):
             continue
         kind = click.Choice(question.choices) if question.choices else str
-        answer = click.prompt(question.asks, default=question.default, type=kind, err=True)
+        answer = click.prompt(
+            question.asks, default=question.default, show_default=bool(question.default), type=kind, err=True
+        )
         if answer:
             values[question.key] = answer
 
