@@ -11,8 +11,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from harness.signers import SoftwareSigner
 
+from harness.signers import SoftwareSigner
 from varmenne.clock import system_clock
 from varmenne.csr import build_csr
 from varmenne.domain.credentials import Credentials
@@ -132,7 +132,7 @@ def test_tls_of_a_stranger(bench: BenchServer, tmp_path: Path, signer: SoftwareS
 
 
 @contextmanager
-def tls_server(bench: BenchServer, behave: Callable[[ssl.SSLSocket], None]) -> Iterator[str]:
+def tls_server(bench: BenchServer, behave: Callable[[ssl.SSLSocket], object]) -> Iterator[str]:
     """Run a TLS server with the bench's certificate that treats one connection as it is told."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     folder = bench.state.directory / "tls"
@@ -169,13 +169,13 @@ def _read_request(connection: ssl.SSLSocket) -> bytes:
     return data
 
 
-BEHAVIOURS: dict[str, Callable[[ssl.SSLSocket], None]] = {
+BEHAVIOURS: dict[str, Callable[[ssl.SSLSocket], object]] = {
     "cut after the request": lambda connection: _read_request(connection) and None,
     "half an answer": lambda connection: (
-        _read_request(connection) and connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n<half")
+        _read_request(connection) and connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n<half")
     ),
     "silence": lambda connection: _read_request(connection) and threading.Event().wait(3) and None,
-    "garbage": lambda connection: _read_request(connection) and connection.sendall(b"SSH-2.0-nonsense\r\n"),
+    "garbage": lambda connection: _read_request(connection) and connection.send(b"SSH-2.0-nonsense\r\n"),
 }
 
 
@@ -191,7 +191,7 @@ def test_lost_answer_is_uncertain(bench: BenchServer, signer: SoftwareSigner, na
     assert sent > 1000
 
 
-def test_huge_answer_is_refused(bench: BenchServer, signer: SoftwareSigner) -> None:
+def test_huge_answer_is_refused(bench: BenchServer) -> None:
     """An answer over the limit is not read to its end."""
 
     def flood(connection: ssl.SSLSocket) -> None:
@@ -250,7 +250,7 @@ def test_environments_are_kept_apart(bench: BenchServer) -> None:
         CertificateService(Environment.TEST, plain)
 
 
-def test_missing_ca_file(bench: BenchServer, signer: SoftwareSigner) -> None:
+def test_missing_ca_file(bench: BenchServer) -> None:
     """A CA file that is not there is the operator's mistake, and named."""
     settings = msgspec.structs.replace(settings_for(bench), ca_file="/nonexistent/ca.pem")
     with (

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from cryptography import x509
+    from signxml.verifier import XMLVerifier
 
 CHECKS = (
     "size",
@@ -267,7 +268,7 @@ def _trusted_subject(signer: bytes, services: tuple[bytes, ...], at: datetime) -
 def _signed_document(document: bytes, signer: bytes, at: datetime) -> Any:
     """Verify the signature with the signer's certificate and return the element that it covers, parsed anew."""
     from signxml.algorithms import CanonicalizationMethod, DigestAlgorithm, SignatureMethod
-    from signxml.verifier import SignatureConfiguration, XMLVerifier
+    from signxml.verifier import SignatureConfiguration
 
     configuration = SignatureConfiguration(
         require_x509=True,
@@ -279,13 +280,37 @@ def _signed_document(document: bytes, signer: bytes, at: datetime) -> Any:
         default_reference_c14n_method=CanonicalizationMethod.CANONICAL_XML_1_0,
     )
     try:
-        result = XMLVerifier().verify(document, x509_cert=_load(signer).certificate, expect_config=configuration)
+        # Its own schema knows no parameters of a canonicalisation; ours does, and has been applied.
+        result = _verifier_class()().verify(
+            document, x509_cert=_load(signer).certificate, expect_config=configuration, validate_schema=False
+        )
     except Exception as exc:  # noqa: BLE001 - besides its own errors it leaks ValueError, TypeError and lxml's
         refuse("signature", str(exc) or type(exc).__name__)
     signed = getattr(result, "signed_xml", None)
     if signed is None:
         refuse("signature", "what was signed is not XML")
     return signed
+
+
+@functools.cache
+def _verifier_class() -> type[XMLVerifier]:
+    """Return signxml's verifier without a mistake that it inherits from lxml."""
+    from lxml import etree
+    from signxml.verifier import XMLVerifier
+
+    class Verifier(XMLVerifier):
+        """Canonicalises every element as a document of its own, with the declarations that are in scope for it.
+
+        lxml's inclusive canonicalisation of an element *inside* a document undeclares a default namespace on its
+        grandchildren. Signatures whose SignedInfo is in a default namespace, as .NET writes them, would be refused.
+        """
+
+        def _c14n(self, nodes: Any, algorithm: Any, inclusive_ns_prefixes: Any = None) -> bytes:
+            alone = etree.fromstring(etree.tostring(nodes, with_tail=False))
+            octets: bytes = super()._c14n(alone, algorithm, inclusive_ns_prefixes)
+            return octets
+
+    return Verifier
 
 
 def _values(signed: Any, operation: Operation, signer: str) -> Answer:

@@ -1,7 +1,8 @@
 """The service's interface as this package ships it: WSDL, message schema, names of operations and elements.
 
-The schema of XML Signature (W3C xmldsig-core) is not copied: it is read from the installed ``signxml``. Nothing here
-touches the network: a reference to anything else is refused.
+The schema of XML Signature (W3C xmldsig-core) is not copied: it is read from the installed ``signxml``. It lets a
+canonicalisation have parameters only if their schema is known too, so the one of exclusive C14N stands beside it.
+Nothing here touches the network: a reference to anything else is refused.
 """
 
 from __future__ import annotations
@@ -21,6 +22,13 @@ SOAP_ENVELOPE = "http://schemas.xmlsoap.org/soap/envelope/"
 WSDL_NAME = "CertificateServices.wsdl"
 XSD_NAME = "CertificateServices.xsd"
 DSIG_XSD_NAME = "xmldsig-core-schema.xsd"
+EXCLUSIVE_C14N_XSD_NAME = "exclusive-c14n.xsd"
+
+_ALL = f"""<xs:schema xmlns:xs="http://www.w3.org/2001/XMLSchema">
+  <xs:import namespace="{NAMESPACE}" schemaLocation="{XSD_NAME}"/>
+  <xs:import namespace="http://www.w3.org/2001/10/xml-exc-c14n#" schemaLocation="{EXCLUSIVE_C14N_XSD_NAME}"/>
+</xs:schema>"""
+"""A schema that puts the others together, so that the service's own stays as it is published."""
 
 
 class Operation(StrEnum):
@@ -48,7 +56,7 @@ def document(name: str) -> bytes:
     Raises:
         KeyError: there is no such document.
     """
-    if name in {WSDL_NAME, XSD_NAME}:
+    if name in {WSDL_NAME, XSD_NAME, EXCLUSIVE_C14N_XSD_NAME}:
         return files(__name__).joinpath(name).read_bytes()
     if name == DSIG_XSD_NAME:
         return _without_doctype(files("signxml").joinpath("schemas", name).read_bytes())
@@ -80,4 +88,4 @@ def message_schema() -> etree.XMLSchema:
 
     parser = etree.XMLParser(no_network=True, load_dtd=False, resolve_entities=False)
     parser.resolvers.add(Local())
-    return etree.XMLSchema(etree.fromstring(document(XSD_NAME), parser, base_url=XSD_NAME))
+    return etree.XMLSchema(etree.fromstring(_ALL, parser, base_url="all.xsd"))
