@@ -146,6 +146,29 @@ class VaultSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     ] = 15.0
 
 
+class JournalSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where durable state is kept, and how long the service's raw answers are."""
+
+    url: Annotated[
+        str,
+        msgspec.Meta(
+            description="PostgreSQL database for several hosts: `postgresql+psycopg://USER@HOST/DATABASE`, without a "
+            "password. Empty means SQLite in the state folder."
+        ),
+    ] = ""
+    password: Annotated[
+        SecretSource | None,
+        msgspec.Meta(description="Where the database's password comes from; the same forms as `token.pin`."),
+    ] = None
+    keep_answers_days: Annotated[
+        Annotated[int, msgspec.Meta(ge=30, le=36_500)],
+        msgspec.Meta(
+            description="Days after its end for which an enrollment's raw answers are kept. Those of unfinished and "
+            "uncertain enrollments are never removed."
+        ),
+    ] = 730
+
+
 class CustomerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The customer that commands are for when they name none. A software house leaves this out."""
 
@@ -166,6 +189,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     vault: VaultSettings
     service: ServiceSettings = ServiceSettings()
     trust: TrustSettings = TrustSettings()
+    journal: JournalSettings = JournalSettings()
     customer: CustomerSettings = CustomerSettings()
 
     @property
@@ -184,7 +208,11 @@ PATHS: tuple[tuple[str, ...], ...] = (
 )
 """Settings that are paths, and so are resolved against the file's folder."""
 
-SECRET_SOURCES: tuple[tuple[str, ...], ...] = (("token", "pin"), ("vault", "login", "secret_id"))
+SECRET_SOURCES: tuple[tuple[str, ...], ...] = (
+    ("token", "pin"),
+    ("vault", "login", "secret_id"),
+    ("journal", "password"),
+)
 """Settings that name a secret's source; the path in ``file:PATH`` is resolved likewise."""
 
 

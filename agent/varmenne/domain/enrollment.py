@@ -28,6 +28,7 @@ class Enrollment:
             a process is at work this is the end of its lease.
         owner: the process at work, or ``None``.
         tries: how often the present state was tried without success.
+        claims: how often the row was taken since a process last committed something of it or gave it back.
         transfer_hash: SHA-256 of the transfer ID, to recognise it; ``None`` if a person carries the CSR.
         key_id: the ``CKA_ID``, reserved before the key is made.
         token: hash of the identity of the token that holds the key, from ``keyed`` on.
@@ -52,6 +53,7 @@ class Enrollment:
     due_at: datetime | None = None
     owner: str | None = None
     tries: int = 0
+    claims: int = 0
     generation: int = 1
     replaces: EnrollmentId | None = None
     transfer_hash: str | None = None

@@ -135,6 +135,9 @@ STEPS: dict[State, Step] = {
 }
 """State → the step that leads on from it. States that are not here are ends, or wait for a person."""
 
+INTENTS = frozenset(step.intent for step in STEPS.values() if step.intent is not None)
+"""States that mean: an act that must not be repeated was begun."""
+
 ENDED = frozenset({State.ACTIVE, State.REJECTED, State.EXPIRED, State.ABANDONED, State.SUPERSEDED, State.RETIRED})
 """States in which nothing is left to do for this enrollment."""
 

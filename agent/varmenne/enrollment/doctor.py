@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from varmenne.domain.check import Check, Verdict
@@ -37,13 +35,10 @@ def check_up(parts: Parts) -> Iterator[Check]:
 
 
 def _journal(parts: Parts) -> Iterator[Check]:
-    """Can the journal be written, is it sound, and is its folder private?"""
+    """Can the journal be written, is it sound, and are its files private?"""
     parts.journal.check()
-    folder = Path(parts.settings.state_dir)
-    if stat.S_IMODE(folder.stat().st_mode) & 0o077:
-        yield Check("journal", Verdict.WARN, f"other users may enter {folder}", f"chmod 700 {folder}")
-    else:
-        yield Check("journal", Verdict.OK, str(parts.journal.path))
+    yield Check("journal", Verdict.OK, parts.journal.name)
+    yield from parts.journal.inspect()
     waiting = unfinished(parts)
     if waiting:
         names = ", ".join(f"{row.id} ({row.state})" for row in waiting[:5])

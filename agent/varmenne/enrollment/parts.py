@@ -59,7 +59,7 @@ class Parts:
         """Durable state."""
         from varmenne.journal import Journal
 
-        return Journal(Path(self.settings.state_dir))
+        return Journal(Path(self.settings.state_dir), self.settings.journal)
 
     @functools.cached_property
     def token(self) -> Token:

@@ -15,18 +15,24 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from varmenne.domain import identifiers as ids
+from varmenne.domain.check import Check
 from varmenne.domain.enrollment import Enrollment, Event, StoredAnswer
 from varmenne.domain.keys import KeyId
-from varmenne.domain.steps import Method, State, allowed
-from varmenne.errors import InputError, JournalError, StateError
-from varmenne.journal import schema
-from varmenne.journal.database import open_sqlite, translated
-from varmenne.journal.owner import is_gone, this_process
+from varmenne.domain.steps import ENDED, INTENTS, Method, State, allowed
+from varmenne.errors import StateError
+from varmenne.journal import claims, past, rows, schema
+from varmenne.journal.copies import copy_sqlite
+from varmenne.journal.database import open_database
+from varmenne.journal.inspection import inspect
+from varmenne.journal.lock import InUse
+from varmenne.journal.owner import this_process
+from varmenne.journal.rows import enrollment_of, get_row, update_row, write_event
+from varmenne.journal.sent import KEPT_FOR, SentRecord
+from varmenne.journal.upgrade import bring_up_to_date
+from varmenne.settings import JournalSettings
 
 MAX_ANSWER_BYTES = 256 * 1024
 """Largest answer that is kept; the transport reads no more than this either."""
-
-JOURNAL_NAME = "journal.sqlite"
 
 _COLUMNS = {field.name for field in dataclasses.fields(Enrollment)}
 
@@ -48,16 +54,30 @@ class NewEnrollment:
 
 
 class Journal:
-    """Durable state in SQLite, with ``synchronous=FULL``: a commit that returned has reached the disk.
+    """Durable state: a commit that returned has reached the disk.
 
-    One journal may be used by several processes; a row is changed by one of them at a time.
+    One journal may be used by several processes, and by several hosts if it is in PostgreSQL; a row is changed by one
+    of them at a time.
+
+    Raises:
+        ConfigError: the settings name no database that can be used.
+        JournalError: the database cannot be opened, is newer than this varmenne, or has gone back in time.
     """
 
-    def __init__(self, state_dir: Path) -> None:
-        self.path = state_dir / JOURNAL_NAME
-        self._engine = open_sqlite(self.path)
-        with translated(self.path):
-            self._create_or_check()
+    def __init__(self, state_dir: Path, settings: JournalSettings | None = None) -> None:
+        self._settings = settings or JournalSettings()
+        self._state_dir = state_dir
+        self._database = open_database(state_dir, self._settings)
+        self._closing = contextlib.ExitStack()
+        self._closing.callback(self._database.close)
+        with contextlib.ExitStack() as opening:
+            opening.callback(self.close)
+            with self._database.translated():
+                self._closing.callback(InUse(state_dir).close)
+            bring_up_to_date(self._database)
+            self._record = SentRecord(state_dir)
+            self._epoch = past.refuse_past(self._database, self._record).epoch
+            opening.pop_all()
 
     def __enter__(self) -> Self:
         return self
@@ -67,7 +87,23 @@ class Journal:
 
     def close(self) -> None:
         """Close the database."""
-        self._engine.dispose()
+        self._closing.close()
+
+    @property
+    def name(self) -> str:
+        """What people know the database by: the file's path, or the URL, which holds no password."""
+        return self._database.name
+
+    @property
+    def path(self) -> Path:
+        """The SQLite file.
+
+        Raises:
+            StateError: the journal is in PostgreSQL.
+        """
+        if self._database.path is None:
+            raise StateError(f"The journal {self.name} is not a file")
+        return self._database.path
 
     def add(self, new: NewEnrollment, now: datetime, *, lease: timedelta) -> Enrollment:
         """Begin an enrollment in state ``prepared``, owned by this process.
@@ -97,8 +133,8 @@ class Journal:
                     "Another enrollment with this transfer ID was begun at the same moment",
                     next_step="`varmenne list` shows it; run the command again to go on with it",
                 ) from exc
-            _write_event(connection, enrollment_id, Event(now, owner, "prepare", None, State.PREPARED, {}))
-            return _get(connection, enrollment_id)
+            write_event(connection, enrollment_id, Event(now, owner, "prepare", None, State.PREPARED, {}))
+            return get_row(connection, enrollment_id)
 
     def get(self, enrollment_id: ids.EnrollmentId) -> Enrollment:
         """Return an enrollment.
@@ -107,7 +143,7 @@ class Journal:
             InputError: there is none with this ID.
         """
         with self._reading() as connection:
-            return _get(connection, enrollment_id)
+            return get_row(connection, enrollment_id)
 
     def by_transfer(self, environment: ids.Environment, transfer_hash: str) -> Enrollment | None:
         """Return the enrollment of a transfer ID, if there is one."""
@@ -115,7 +151,7 @@ class Journal:
         query = sa.select(table).where(table.c.environment == environment, table.c.transfer_hash == transfer_hash)
         with self._reading() as connection:
             row = connection.execute(query).one_or_none()
-        return None if row is None else _enrollment(row)
+        return None if row is None else enrollment_of(row)
 
     def current(
         self, environment: ids.Environment, customer: ids.CustomerId, channel: ids.Channel
@@ -133,7 +169,7 @@ class Journal:
             .order_by(table.c.created_at.desc())
         )
         with self._reading() as connection:
-            return tuple(map(_enrollment, connection.execute(query)))
+            return tuple(map(enrollment_of, connection.execute(query)))
 
     def list(
         self, *, states: frozenset[State] | None = None, after: str = "", limit: int = 1000
@@ -144,7 +180,7 @@ class Journal:
         if states is not None:
             query = query.where(table.c.state.in_(sorted(states)))
         with self._reading() as connection:
-            return tuple(map(_enrollment, connection.execute(query)))
+            return tuple(map(enrollment_of, connection.execute(query)))
 
     def every(self, *, states: frozenset[State] | None = None) -> Iterator[Enrollment]:
         """Yield all enrollments in order of their IDs, optionally of some states only, a page at a time."""
@@ -165,7 +201,7 @@ class Journal:
         )
         with self._reading() as connection:
             row = connection.execute(query).one_or_none()
-        return None if row is None else _enrollment(row)
+        return None if row is None else enrollment_of(row)
 
     def claim(self, row: Enrollment, now: datetime, *, lease: timedelta) -> Enrollment:
         """Take a row for this process until the lease ends, and return it as it now is.
@@ -176,24 +212,43 @@ class Journal:
             StateError: another process is at work on it.
         """
         with self._transaction() as connection:
-            newest = _get(connection, row.id)
-            if newest.owner not in {None, this_process()} and not _abandoned(newest, now):
+            newest = get_row(connection, row.id)
+            if newest.owner not in {None, this_process()} and not rows.is_free(newest, now):
                 raise StateError(
                     f"Another process is at work on enrollment {row.id}",
                     why=str(newest.owner),
                     next_step="Wait for it to end; `varmenne show` tells where it stands",
                 )
-            return _update(connection, newest, now, {"owner": this_process(), "due_at": now + lease}, clock_only=True)
+            values = {"owner": this_process(), "due_at": now + lease, "claims": newest.claims + 1}
+            return update_row(connection, newest, now, values, clock_only=True)
+
+    def claim_due(self, now: datetime, limit: int, *, lease: timedelta) -> tuple[Enrollment, ...]:
+        """Take rows that are due for this process, at most so many, the longest due first.
+
+        A row whose processes ended again and again without a result is not taken any more: it waits for a person.
+        """
+        with self._transaction() as connection:
+            claims.stop_poisoned(connection, now)
+            return claims.claim_due(connection, now, limit, lease=lease)
+
+    def renew(self, row: Enrollment, now: datetime, *, lease: timedelta) -> Enrollment:
+        """Lengthen the lease of a row that is ours, through a long step. Its version stays, so a commit fits still.
+
+        Raises:
+            StateError: the lease was over, and another process has taken the row.
+        """
+        with self._transaction() as connection:
+            return claims.renew(connection, row, now + lease)
 
     @staticmethod
     def is_free(row: Enrollment, now: datetime) -> bool:
         """Tell whether no process is at work on a row: it has no owner, or one that has ended or lost its lease."""
-        return _abandoned(row, now)
+        return rows.is_free(row, now)
 
     def release(self, row: Enrollment, now: datetime, *, due_at: datetime | None) -> Enrollment:
         """Give a row back, to be looked at again at ``due_at``, or by a person if that is ``None``."""
         with self._transaction() as connection:
-            return _update(connection, row, now, {"owner": None, "due_at": due_at}, clock_only=True)
+            return update_row(connection, row, now, {"owner": None, "due_at": due_at, "claims": 0}, clock_only=True)
 
     def commit(
         self,
@@ -219,14 +274,18 @@ class Journal:
         values["state"] = target
         values.setdefault("tries", 0 if target is not row.state else row.tries)
         with self._transaction() as connection:
-            updated = _update(connection, row, now, values)
-            _write_event(connection, row.id, Event(now, this_process(), step, row.state, target, dict(detail or {})))
-            return updated
+            updated = update_row(connection, row, now, values)
+            write_event(connection, row.id, Event(now, this_process(), step, row.state, target, dict(detail or {})))
+            mark = past.count_intent(connection, self._epoch) if target in INTENTS else None
+        if mark is not None:
+            with self._database.translated():
+                self._record.remember(mark, now, updated)
+        return updated
 
     def record_answer(
         self, row: Enrollment, now: datetime, *, operation: str, http_status: int, body: bytes
     ) -> StoredAnswer:
-        """Store an answer as it came, before anybody interprets it."""
+        """Store an answer as it came, before anybody interprets it; also when the row was lost to another process."""
         values = {
             "enrollment_id": row.id,
             "operation": operation,
@@ -244,9 +303,10 @@ class Journal:
             connection.execute(sa.update(schema.answer).where(schema.answer.c.id == answer.id).values(verdict=verdict))
 
     def answers(self, enrollment_id: ids.EnrollmentId, operation: str | None = None) -> tuple[StoredAnswer, ...]:
-        """Return the stored answers of an enrollment, newest first."""
+        """Return the stored answers of an enrollment, newest first, without those that were pruned."""
         table = schema.answer
-        query = sa.select(table).where(table.c.enrollment_id == enrollment_id).order_by(table.c.id.desc())
+        query = sa.select(table).where(table.c.enrollment_id == enrollment_id, table.c.body.is_not(None))
+        query = query.order_by(table.c.id.desc())
         if operation is not None:
             query = query.where(table.c.operation == operation)
         with self._reading() as connection:
@@ -279,109 +339,58 @@ class Journal:
         return None if row is None else (row.at, row.fit, row.result)
 
     def check(self) -> None:
-        """Prove that the journal is sound and has room for the largest answer, by writing as much and freeing it again.
+        """Prove that the journal has room for the largest answer, by writing as much and freeing it again.
 
         Whoever sends something that can be sent only once has to be sure that the answer can be kept.
 
         Raises:
-            JournalError: it cannot be written, or SQLite found damage.
+            JournalError: it cannot be written.
         """
-        scratch = sa.delete(schema.meta).where(schema.meta.c.name == "room")
+        name = schema.meta.c.name
         with self._transaction() as connection:
-            found = connection.execute(sa.text("PRAGMA quick_check")).scalar_one()
-            connection.execute(scratch)
-            connection.execute(sa.insert(schema.meta).values(name="room", value="0" * MAX_ANSWER_BYTES))
+            connection.execute(sa.delete(schema.meta).where(name.startswith("room ")))
+            room = {"name": f"room {this_process()}", "value": "0" * MAX_ANSWER_BYTES}
+            connection.execute(sa.insert(schema.meta).values(room))
         with self._transaction() as connection:
-            connection.execute(scratch)
-        if found != "ok":
-            raise JournalError(f"The journal {self.path} is damaged", why=str(found), next_step="Restore a backup")
+            connection.execute(sa.delete(schema.meta).where(name.startswith("room ")))
 
-    def _create_or_check(self) -> None:
-        """Create the tables in a new database; refuse one that a newer varmenne has written."""
-        with self._engine.begin() as connection:
-            schema.metadata.create_all(connection)
-            found = connection.execute(sa.select(schema.meta.c.value).where(schema.meta.c.name == "schema")).scalar()
-            if found is None:
-                connection.execute(sa.insert(schema.meta).values(name="schema", value=str(schema.SCHEMA_VERSION)))
-            elif int(found) > schema.SCHEMA_VERSION:
-                raise JournalError(
-                    f"The journal {self.path} was written by a newer varmenne",
-                    why=f"its schema is {found}, this varmenne knows {schema.SCHEMA_VERSION}",
-                    next_step="Use the newer varmenne, or restore a backup from before",
-                )
+    def inspect(self) -> Iterator[Check]:
+        """Look through the whole journal and yield what was found, changing nothing."""
+        return inspect(self._database, self._state_dir)
 
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sa.Connection]:
-        """Run a write transaction; the lock is taken at its beginning, so that it never fails half-way."""
-        with translated(self.path), self._engine.begin() as connection:
-            yield connection
+    def backup(self, target: Path) -> None:
+        """Copy an SQLite journal to a new file, while it may be in use, and prove that the copy is whole.
 
-    @contextlib.contextmanager
-    def _reading(self) -> Iterator[sa.Connection]:
-        """Run a read transaction, which takes no lock."""
-        with translated(self.path), self._engine.connect().execution_options(read_only=True) as connection:
-            yield connection
+        Raises:
+            JournalError: the file is there already or cannot be written, or the journal is damaged.
+            StateError: the journal is in PostgreSQL, which has tools of its own.
+        """
+        with self._database.translated():
+            copy_sqlite(self.path, target)
 
+    def prune(self, now: datetime) -> int:
+        """Remove the raw answers of enrollments that ended long enough ago, and return how many.
 
-def _abandoned(row: Enrollment, now: datetime) -> bool:
-    """Tell whether the row's owner has ended, or its lease has."""
-    return row.owner is None or is_gone(row.owner) or row.due_at is None or row.due_at <= now
-
-
-def _get(connection: sa.Connection, enrollment_id: str) -> Enrollment:
-    """Read one row."""
-    row = connection.execute(sa.select(schema.enrollment).where(schema.enrollment.c.id == enrollment_id)).one_or_none()
-    if row is None:
-        raise InputError(f"There is no enrollment {enrollment_id}", next_step="`varmenne list` shows those that are")
-    return _enrollment(row)
-
-
-def _update(
-    connection: sa.Connection, row: Enrollment, now: datetime, values: dict[str, Any], *, clock_only: bool = False
-) -> Enrollment:
-    """Write values by compare-and-set on the version, and return the new row."""
-    table = schema.enrollment
-    if not clock_only:
-        values = {**values, "updated_at": now}
-    statement = (
-        sa.update(table)
-        .where(table.c.id == row.id, table.c.version == row.version)
-        .values(**values, version=row.version + 1)
-        .returning(*table.c)
-    )
-    written = connection.execute(statement).one_or_none()
-    if written is None:
-        raise StateError(
-            f"Enrollment {row.id} was changed by somebody else in between",
-            next_step="`varmenne show` tells where it stands",
+        What is known of them stays: when they came, of which operation, and what verification said.
+        """
+        table, row = schema.answer, schema.enrollment
+        until = now - timedelta(days=self._settings.keep_answers_days)
+        old = sa.select(row.c.id).where(row.c.state.in_(sorted(ENDED)), row.c.updated_at < until)
+        statement = (
+            sa.update(table)
+            .where(table.c.enrollment_id.in_(old), table.c.at < until, table.c.body.is_not(None))
+            .values(body=None)
         )
-    return _enrollment(written)
+        with self._transaction() as connection:
+            count = connection.execute(statement).rowcount
+        with self._database.translated():
+            self._record.forget_before(now - KEPT_FOR)
+        return count
 
+    def _transaction(self) -> contextlib.AbstractContextManager[sa.Connection]:
+        """Run a write transaction; the lock is taken at its beginning, so that it never fails half-way."""
+        return self._database.transaction()
 
-def _write_event(connection: sa.Connection, enrollment_id: str, event: Event) -> None:
-    """Add a line to an enrollment's history."""
-    values = {**dataclasses.asdict(event), "enrollment_id": enrollment_id}
-    connection.execute(sa.insert(schema.event).values(values))
-
-
-def _enrollment(row: sa.Row[Any]) -> Enrollment:
-    """Turn a database row into the domain's value; unknown words in it would be a defect and raise ValueError."""
-    values = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's documented way to a row's mapping
-    name = values["customer_name"]
-    replaces = values["replaces"]
-    retrieval = values["retrieval_id"]
-    return Enrollment(
-        **values
-        | {
-            "id": ids.EnrollmentId(values["id"]),
-            "environment": ids.Environment(values["environment"]),
-            "channel": ids.Channel(values["channel"]),
-            "customer_id": ids.CustomerId(values["customer_id"]),
-            "customer_name": None if name is None else ids.CustomerName(name),
-            "method": Method(values["method"]),
-            "state": State(values["state"]),
-            "replaces": None if replaces is None else ids.EnrollmentId(replaces),
-            "key_id": KeyId(values["key_id"]),
-            "retrieval_id": None if retrieval is None else ids.RetrievalId(retrieval),
-        }
-    )
+    def _reading(self) -> contextlib.AbstractContextManager[sa.Connection]:
+        """Run a read transaction, which takes no lock."""
+        return self._database.reading()

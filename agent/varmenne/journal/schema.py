@@ -7,7 +7,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-SCHEMA_VERSION = 1
+REVISIONS = ("0001", "0002")
+"""The migrations in ``migrations/versions``, in their order; the tables below are as the last one leaves them."""
 
 
 class UtcTime(sa.types.TypeDecorator[datetime]):
@@ -27,7 +28,9 @@ class UtcTime(sa.types.TypeDecorator[datetime]):
 
     def process_result_value(self, value: datetime | None, dialect: Any) -> datetime | None:
         """Say that it is UTC."""
-        return value.replace(tzinfo=UTC) if value is not None and dialect.name == "sqlite" else value
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if dialect.name == "sqlite" else value.astimezone(UTC)
 
 
 metadata = sa.MetaData(
@@ -40,10 +43,18 @@ metadata = sa.MetaData(
     }
 )
 
+revision = sa.Table(
+    "alembic_version",
+    # Alembic's own table: it makes and reads it, and we only look which revision it names.
+    sa.MetaData(),
+    sa.Column("version_num", sa.String(32), nullable=False),
+    sa.PrimaryKeyConstraint("version_num", name="alembic_version_pkc"),
+)
+
 meta = sa.Table(
     "meta",
     metadata,
-    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text, primary_key=True, comment="`epoch`, or `sent`: how many one-shot requests were begun"),
     sa.Column("value", sa.Text, nullable=False),
 )
 
@@ -63,6 +74,9 @@ enrollment = sa.Table(
     sa.Column("due_at", UtcTime),
     sa.Column("owner", sa.Text),
     sa.Column("tries", sa.Integer, nullable=False),
+    sa.Column(
+        "claims", sa.Integer, nullable=False, server_default=sa.text("0"), comment="since the last sign of progress"
+    ),
     sa.Column("generation", sa.Integer, nullable=False),
     sa.Column("replaces", sa.Text),
     sa.Column("transfer_hash", sa.Text),
@@ -115,7 +129,7 @@ answer = sa.Table(
     sa.Column("operation", sa.Text, nullable=False),
     sa.Column("at", UtcTime, nullable=False),
     sa.Column("http_status", sa.Integer, nullable=False),
-    sa.Column("body", sa.LargeBinary, nullable=False, comment="zlib-compressed"),
+    sa.Column("body", sa.LargeBinary, comment="zlib-compressed; NULL when it was pruned"),
     sa.Column("verdict", sa.Text),
 )
 

@@ -1,0 +1,84 @@
+"""Taking rows that are due: one statement on both databases, in which the due time is the lease.
+
+A claim moves ``due_at`` to the lease's end, so a process that died loses its rows by the clock alone; and it raises the
+row's version, so a process that was only slow can commit nothing after that. PostgreSQL passes over rows that another
+claim has locked; SQLite has one writer at a time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import datetime, timedelta
+
+import sqlalchemy as sa
+
+from varmenne.domain.enrollment import Enrollment, Event
+from varmenne.domain.steps import State
+from varmenne.errors import StateError
+from varmenne.journal import schema
+from varmenne.journal.owner import this_process
+from varmenne.journal.rows import enrollment_of, write_event
+
+MAX_CLAIMS = 5
+"""So often a row is taken without a sign of progress; each time its process ended, or lost its lease."""
+
+
+def _due(now: datetime, limit: int | None, *more: sa.ColumnElement[bool]) -> sa.CTE:
+    """Return the IDs of rows that are due. The name before the statement makes PostgreSQL choose them only once."""
+    table = schema.enrollment
+    query = sa.select(table.c.id).where(table.c.due_at <= now, *more).order_by(table.c.due_at).limit(limit)
+    return query.with_for_update(skip_locked=True).cte("due")
+
+
+def claim_due(connection: sa.Connection, now: datetime, limit: int, *, lease: timedelta) -> tuple[Enrollment, ...]:
+    """Take rows that are due, at most ``limit``, the longest due first."""
+    table = schema.enrollment
+    due = _due(now, limit, table.c.claims < MAX_CLAIMS)
+    statement = (
+        sa.update(table)
+        .where(table.c.id.in_(sa.select(due.c.id)))
+        .values(owner=this_process(), due_at=now + lease, version=table.c.version + 1, claims=table.c.claims + 1)
+        .returning(*table.c)
+    )
+    return tuple(map(enrollment_of, connection.execute(statement)))
+
+
+def stop_poisoned(connection: sa.Connection, now: datetime) -> None:
+    """Take the due time from rows that nobody survives, and write why, so that a person looks at them."""
+    table = schema.enrollment
+    if connection.execute(sa.select(table.c.id).where(table.c.due_at <= now, table.c.claims >= MAX_CLAIMS)).all() == []:
+        return
+    problem = {
+        "kind": "Poisoned",
+        "what": f"Work on this enrollment was begun {MAX_CLAIMS} times, and each time the process ended without a word",
+        "why": "it was killed, the machine stopped, or something that it calls never returns",
+        "next_step": "Look into the logs of the hosts named in its history, then run `varmenne resume` with its ID",
+    }
+    due = _due(now, None, table.c.claims >= MAX_CLAIMS)
+    statement = (
+        sa.update(table)
+        .where(table.c.id.in_(sa.select(due.c.id)))
+        .values(owner=None, due_at=None, version=table.c.version + 1, updated_at=now, problem=problem)
+        .returning(table.c.id, table.c.state)
+    )
+    for row in connection.execute(statement).all():
+        state = State(row.state)
+        write_event(connection, row.id, Event(now, this_process(), "problem", state, state, problem))
+
+
+def renew(connection: sa.Connection, row: Enrollment, until: datetime) -> Enrollment:
+    """Lengthen the lease of a row by compare-and-set on its version and owner.
+
+    Raises:
+        StateError: the row is another's by now.
+    """
+    table = schema.enrollment
+    statement = sa.update(table).where(
+        table.c.id == row.id, table.c.version == row.version, table.c.owner == this_process()
+    )
+    if connection.execute(statement.values(due_at=until)).rowcount != 1:
+        raise StateError(
+            f"Enrollment {row.id} was taken over by another process, since its lease was over",
+            next_step="`varmenne show` tells where it stands",
+        )
+    return dataclasses.replace(row, due_at=until)

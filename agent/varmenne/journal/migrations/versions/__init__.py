@@ -1,0 +1,1 @@
+"""One module for each revision. A released one is never changed."""

@@ -1,0 +1,81 @@
+"""Rows of the database and the domain's values: reading, writing by compare-and-set, and the line of history."""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from varmenne.domain import identifiers as ids
+from varmenne.domain.enrollment import Enrollment, Event
+from varmenne.domain.keys import KeyId
+from varmenne.domain.steps import Method, State
+from varmenne.errors import InputError, StateError
+from varmenne.journal import schema
+from varmenne.journal.owner import is_gone
+
+
+def is_free(row: Enrollment, now: datetime) -> bool:
+    """Tell whether the row's owner has ended, or its lease has."""
+    return row.owner is None or is_gone(row.owner) or row.due_at is None or row.due_at <= now
+
+
+def get_row(connection: sa.Connection, enrollment_id: str) -> Enrollment:
+    """Read one row."""
+    row = connection.execute(sa.select(schema.enrollment).where(schema.enrollment.c.id == enrollment_id)).one_or_none()
+    if row is None:
+        raise InputError(f"There is no enrollment {enrollment_id}", next_step="`varmenne list` shows those that are")
+    return enrollment_of(row)
+
+
+def update_row(
+    connection: sa.Connection, row: Enrollment, now: datetime, values: dict[str, Any], *, clock_only: bool = False
+) -> Enrollment:
+    """Write values by compare-and-set on the version, and return the new row."""
+    table = schema.enrollment
+    if not clock_only:
+        values = {"claims": 0, **values, "updated_at": now}
+    statement = (
+        sa.update(table)
+        .where(table.c.id == row.id, table.c.version == row.version)
+        .values(**values, version=row.version + 1)
+        .returning(*table.c)
+    )
+    written = connection.execute(statement).one_or_none()
+    if written is None:
+        raise StateError(
+            f"Enrollment {row.id} was changed by somebody else in between",
+            next_step="`varmenne show` tells where it stands",
+        )
+    return enrollment_of(written)
+
+
+def write_event(connection: sa.Connection, enrollment_id: str, event: Event) -> None:
+    """Add a line to an enrollment's history."""
+    values = {**dataclasses.asdict(event), "enrollment_id": enrollment_id}
+    connection.execute(sa.insert(schema.event).values(values))
+
+
+def enrollment_of(row: sa.Row[Any]) -> Enrollment:
+    """Turn a database row into the domain's value; unknown words in it would be a defect and raise ValueError."""
+    values = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's documented way to a row's mapping
+    name = values["customer_name"]
+    replaces = values["replaces"]
+    retrieval = values["retrieval_id"]
+    return Enrollment(
+        **values
+        | {
+            "id": ids.EnrollmentId(values["id"]),
+            "environment": ids.Environment(values["environment"]),
+            "channel": ids.Channel(values["channel"]),
+            "customer_id": ids.CustomerId(values["customer_id"]),
+            "customer_name": None if name is None else ids.CustomerName(name),
+            "method": Method(values["method"]),
+            "state": State(values["state"]),
+            "replaces": None if replaces is None else ids.EnrollmentId(replaces),
+            "key_id": KeyId(values["key_id"]),
+            "retrieval_id": None if retrieval is None else ids.RetrievalId(retrieval),
+        }
+    )
