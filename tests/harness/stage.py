@@ -31,19 +31,25 @@ from typing import Any
 import msgspec
 import pytest
 import tomlkit
+
 from harness.bench import copy_keys
 from harness.openbao import Vault
 from harness.softhsm import softhsm_module
 from varmenne.clock import Clock, system_clock
 from varmenne.domain.credentials import Credentials, parse_credentials
 from varmenne.domain.enrollment import Enrollment
-from varmenne.domain.identifiers import CustomerId, CustomerName, EnrollmentId
+from varmenne.domain.identifiers import CustomerId, CustomerName, EnrollmentId, Environment, RetrievalId
 from varmenne.domain.keys import KeyId
 from varmenne.domain.steps import State
 from varmenne.enrollment.enroll import Order
+from varmenne.enrollment.facts import pem_to_der
 from varmenne.enrollment.parts import Parts
 from varmenne.enrollment.preflight import probe
 from varmenne.journal import Journal
+from varmenne.service.answers import verify_answer
+from varmenne.service.client import CertificateService
+from varmenne.service.interface import Operation
+from varmenne.service.trust import load_trust
 from varmenne.settings import Settings, load_settings
 from varmenne.testbench.openbao import OpenBaoServer, provision
 from varmenne.testbench.refusals import Language
@@ -249,6 +255,19 @@ class Stage:
         """Return a client of the token that remembers no refused PIN."""
         return Token(self.token.settings)
 
+    def carried(self, csr: str, customer: str = CUSTOMER) -> bytes:
+        """Carry a CSR to the service in a person's place, and return the certificate that it gives (DER)."""
+        order = self.order(customer)
+        trust = load_trust(self.bench.trust_dir / "test", Environment.TEST, system_clock())
+        who = CustomerId(customer)
+        with CertificateService(Environment.TEST, self.settings.service) as service:
+            raw = service.sign_new_certificate(who, None, self.credentials(order), pem_to_der(csr))
+            accepted = verify_answer(raw.body, Operation.SIGN_NEW, trust.services, system_clock())
+            raw = service.get_certificate(who, None, RetrievalId(accepted.retrieval_id or ""))
+        answer = verify_answer(raw.body, Operation.GET, trust.services, system_clock())
+        assert answer.certificate is not None
+        return answer.certificate
+
     def rows(self) -> tuple[Enrollment, ...]:
         """Return all rows of the journal; none if there is no journal yet."""
         if not (self.state_dir / "journal.sqlite").exists():
@@ -385,9 +404,7 @@ def _without_none(table: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture
-def stage(
-    tmp_path: Path, token_template: Template, openbao: OpenBaoServer, bench_keys: Path
-) -> Iterator[Stage]:
+def stage(tmp_path: Path, token_template: Template, openbao: OpenBaoServer, bench_keys: Path) -> Iterator[Stage]:
     """Give a test a stage of its own. Certificates are ready at once, messages are in English."""
     with open_stage(tmp_path / "stage", token_template, openbao, bench_keys) as made:
         yield made
