@@ -52,6 +52,7 @@ CHECKS = (
 
 MIN_SIGNER_RSA_BITS = 2048
 
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 XML_DECLARATION = re.compile(
     rb"""<\?xml[ \t\r\n]+version[ \t\r\n]*=[ \t\r\n]*(["'])1\.0\1"""
     rb"""([ \t\r\n]+encoding[ \t\r\n]*=[ \t\r\n]*(["'])(?i:utf-?8|(us-)?ascii)\3)?"""
@@ -117,14 +118,16 @@ def _parse(body: bytes) -> Any:
 
     if len(body) > MAX_BODY_BYTES:
         refuse("size", f"{len(body)} bytes, at most {MAX_BODY_BYTES} are read")
-    text = body.removeprefix(b"\xef\xbb\xbf")
+    text = body.removeprefix(BYTE_ORDER_MARK)
     try:
         text.decode("utf-8")
     except UnicodeDecodeError:
         refuse("encoding", "it is not UTF-8")
     if b"\0" in text:
         refuse("encoding", "it holds NUL bytes")
-    if text.startswith(b"<?xml") and not XML_DECLARATION.match(text):
+    if text.startswith(BYTE_ORDER_MARK):
+        refuse("encoding", "it begins with two byte order marks")
+    if re.match(rb"<\?xml[ \t\r\n]", text) and not XML_DECLARATION.match(text):
         refuse("encoding", "it declares something else than XML 1.0 in UTF-8")
     if b"<!DOCTYPE" in text:
         refuse("doctype", "it has a document type declaration")

@@ -201,10 +201,15 @@ def _validated(
     """Build and validate the path with pyhanko-certvalidator, without network."""
     from asn1crypto import x509
     from pyhanko_certvalidator import CertificateValidator, ValidationContext
+    from pyhanko_certvalidator.authority import CertTrustAnchor
 
     try:
         context = ValidationContext(
-            trust_roots=[x509.Certificate.load(anchor, strict=True) for anchor in anchors],
+            # What an anchor's certificate limits (names, path length) holds for what it issues, as for any CA.
+            trust_roots=[
+                CertTrustAnchor(x509.Certificate.load(anchor, strict=True), derive_default_quals_from_cert=True)
+                for anchor in anchors
+            ],
             other_certs=[x509.Certificate.load(other, strict=True) for other in others],
             moment=at,
             allow_fetching=False,
