@@ -83,8 +83,10 @@ def _show(app: App, stage: Stage, teller: Teller) -> dict[str, object]:
         )
         teller.begins("Look: can a key leave the token?")
         probe = parts.token.probe()
-        for line in probe.results:
+        proven = [line for line in probe.results if line.outcome != "not applicable"]
+        for line in proven:
             app.say(f"    {line.name:<44} {line.outcome} ({line.detail})")
+        app.say(f"    {len(probe.results) - len(proven)} other ways do not exist in this token, for any key")
         export_refused = probe.fit
         teller.done("no: every try that could have worked was refused" if export_refused else "YES")
         teller.begins("Look: what is in Vault?")

@@ -15,6 +15,7 @@ from varmenne.domain.identifiers import Environment
 from varmenne.errors import InputError
 from varmenne.settings import CONFIG_NAME, Settings, load_settings
 from varmenne.testbench.openbao import OpenBaoServer, provision
+from varmenne.testbench.refusals import Language
 from varmenne.testbench.server import BenchServer
 from varmenne.testbench.state import BenchState
 from varmenne.token import create_softhsm_token
@@ -64,7 +65,9 @@ class Stage:
         """
         with contextlib.ExitStack() as running:
             vault = running.enter_context(OpenBaoServer(self.folder / "vault", persistent=self.keep))
-            bench = running.enter_context(BenchServer(self.bench, delay_seconds=ISSUING_SECONDS))
+            bench = running.enter_context(
+                BenchServer(self.bench, delay_seconds=ISSUING_SECONDS, language=Language.ENGLISH)
+            )
             if not self.config.exists():
                 self._furnish(vault, bench)
             self._running = running.pop_all()
