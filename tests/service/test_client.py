@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import socket
 import ssl
 import threading
@@ -267,3 +268,53 @@ def test_greeting_spends_nothing(bench: BenchServer) -> None:
     assert greeting.tls_version in {"TLSv1.2", "TLSv1.3"}
     assert greeting.date.endswith("GMT")
     assert bench.state.log() == []
+
+
+def _answering(head: bytes, body: bytes) -> Callable[[ssl.SSLSocket], object]:
+    """Return a behaviour: read the request, then answer with these bytes."""
+    return lambda connection: _read_request(connection) and connection.send(
+        b"HTTP/1.1 200 OK\r\n" + head + b"\r\n" + body
+    )
+
+
+def _chunked(body: bytes) -> bytes:
+    """Cut a body into chunks of three bytes, as HTTP's chunked coding has it."""
+    parts = [body[i : i + 3] for i in range(0, len(body), 3)]
+    return b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("head", "code"),
+    [
+        (b"Transfer-Encoding: chunked\r\n", _chunked),
+        (b"Content-Encoding: gzip\r\n", gzip.compress),
+        (b"Content-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n", lambda body: _chunked(gzip.compress(body))),
+        (b"", bytes),
+    ],
+)
+def test_body_comes_as_it_was_sent(bench: BenchServer, head: bytes, code: Callable[[bytes], bytes]) -> None:
+    """Chunked, compressed, both or neither: the same bytes are verified in the end."""
+    with tls_server(bench, _answering(head, code(b"<body/>" * 100))) as url:
+        settings = msgspec.structs.replace(settings_for(bench), endpoint=url)
+        with CertificateService(Environment.TEST, settings) as client:
+            raw = client.get_certificate(CUSTOMER, NAME, RetrievalId("1"))
+    assert raw.body == b"<body/>" * 100
+
+
+@pytest.mark.parametrize(
+    ("coding", "body", "check"),
+    [
+        (b"gzip", gzip.compress(bytes(50_000_000)), "size"),
+        (b"gzip, gzip", gzip.compress(gzip.compress(bytes(50_000_000))), "encoding"),
+        (b"br", b"nonsense", "encoding"),
+        (b"gzip", b"nonsense", "encoding"),
+    ],
+)
+def test_compression_is_no_way_around_the_limit(bench: BenchServer, coding: bytes, body: bytes, check: str) -> None:
+    """A bomb is refused after the first bytes over the limit; what was not asked for is not inflated at all."""
+    head = b"Content-Encoding: " + coding + b"\r\n"
+    with tls_server(bench, _answering(head, body)) as url:
+        settings = msgspec.structs.replace(settings_for(bench), endpoint=url)
+        with CertificateService(Environment.TEST, settings) as client, pytest.raises(VerificationError) as caught:
+            client.get_certificate(CUSTOMER, NAME, RetrievalId("1"))
+    assert caught.value.check == check
