@@ -107,9 +107,12 @@ def resume(
             return
         row = parts.journal.get(enrollment_id(enrollment or ""))
         given = obtain(app, credentials) if credentials is not None else None
-        if not what_next(row):
+        teller = Teller(app)
+        if what_next(row):
+            teller.reached(row)
+        else:
             app.say(f"Nothing is left to do: enrollment {row.id} is {row.state}.")
-        row = use_case.go_on(parts, Teller(app), row, credentials=given, wait=_limit(parts, wait))
+        row = use_case.go_on(parts, teller, row, credentials=given, wait=_limit(parts, wait))
         app.emit(*details(row))
 
 
@@ -127,8 +130,10 @@ def _resume_all(app: App, parts: Parts, wait: float | None) -> None:
     for row in rows:
         result: Enrollment = row
         error = ""
+        teller = Teller(app)
+        teller.reached(row)
         try:
-            result = use_case.go_on(parts, Teller(app), row, wait=_limit(parts, wait))
+            result = use_case.go_on(parts, teller, row, wait=_limit(parts, wait))
         except VarmenneError as exc:
             failures.append(exc)
             error = str(exc)

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from varmenne.domain.enrollment import Enrollment
-from varmenne.domain.steps import State, Step, step_from
+from varmenne.domain.steps import ENDED, State, Step, step_from
 from varmenne.enrollment import facts
 from varmenne.enrollment.acts import ACTS, INTENTS, Outcome, Work
 from varmenne.errors import NotFinished, Transient, VarmenneError
@@ -118,9 +118,11 @@ class Engine:
             self._wait(outcome, self._parts.now + outcome.wait, until)
 
     def _commit(self, step: str, target: State, changes: Mapping[str, Any], detail: Mapping[str, Any]) -> None:
-        """Make a new state durable, and renew the lease."""
+        """Make a new state durable, and renew the lease; at an end there is nothing to come back to, and no owner."""
         now = self._parts.now
         values = {"due_at": now + lease(self._parts), **changes}
+        if target in ENDED:
+            values |= {"due_at": None, "owner": None}
         self._row = self._parts.journal.commit(self._row, now, target, step=step, changes=values, detail=detail)
         self._progress.reached(self._row)
 
