@@ -272,8 +272,8 @@ def test_greeting_spends_nothing(bench: BenchServer) -> None:
 
 def _answering(head: bytes, body: bytes) -> Callable[[ssl.SSLSocket], object]:
     """Return a behaviour: read the request, then answer with these bytes."""
-    return lambda connection: _read_request(connection) and connection.send(
-        b"HTTP/1.1 200 OK\r\n" + head + b"\r\n" + body
+    return lambda connection: (
+        _read_request(connection) and connection.send(b"HTTP/1.1 200 OK\r\n" + head + b"\r\n" + body)
     )
 
 

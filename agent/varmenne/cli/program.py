@@ -32,6 +32,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "list": ("look", "List the enrollments."),
     "show": ("look", "Show one enrollment with all that is known of it."),
     "history": ("look", "Show every transition of one enrollment."),
+    "journal": ("journal", "Show, check, back up and restore the journal, which remembers every step."),
+    "trust": ("trust", "Bring trust anchors in, look at them, take them out."),
     "testbench": ("testbench", "Run a stand-in for the certificate service, for trials and tests."),
     "completion": ("completion", "Print the completion script for a shell."),
 }

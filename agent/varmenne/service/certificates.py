@@ -164,7 +164,7 @@ def read_certificate_file(data: bytes) -> tuple[bytes, ...]:
     for read in readers:
         try:
             certificates = read(data)
-        except (ValueError, TypeError):
+        except Exception:  # noqa: BLE001, S112 - not of this form; whatever a reader raises, the next one is tried
             continue
         if certificates:
             return tuple(certificate.public_bytes(Encoding.DER) for certificate in certificates)

@@ -7,6 +7,7 @@ it over TLS would need the very trust that is being built. No proxy, no redirect
 from __future__ import annotations
 
 import http.client
+import socket
 import time
 import urllib.parse
 from dataclasses import dataclass
@@ -38,47 +39,44 @@ def fetch(url: str, limits: Limits, ca_file: str = "") -> bytes:
         ServiceUnreachable: nothing usable came in time. It may be tried again.
     """
     deadline = time.monotonic() + limits.seconds
-    address = urllib.parse.urlsplit(url)
-    if address.scheme not in {"http", "https"} or not address.hostname:
-        raise _unreachable(url, "only http:// and https:// are fetched")
-    connection: http.client.HTTPConnection
+    connection, path = _connection(url, limits, ca_file)
     try:
-        if address.scheme == "https":
-            connection = http.client.HTTPSConnection(
-                address.hostname, address.port, timeout=limits.seconds, context=tls_context(ca_file)
-            )
-        else:
-            connection = http.client.HTTPConnection(address.hostname, address.port, timeout=limits.seconds)
-    except ValueError as exc:
-        raise _unreachable(url, "it is not a URL") from exc
-    try:
-        path = urllib.parse.urlunsplit(("", "", address.path or "/", address.query, ""))
         connection.request("GET", path, headers={"User-Agent": f"varmenne/{__version__}"})
-        response = connection.getresponse()
-        if response.status != http.client.OK:
-            raise _unreachable(url, f"it answered HTTP {response.status}")
-        return _body(connection, response, url, limits, deadline)
+        wire = connection.sock
+        with connection.getresponse() as response:
+            if response.status != http.client.OK:
+                raise _unreachable(url, f"it answered HTTP {response.status}")
+            return _body(wire, response, url, limits, deadline)
     except (OSError, http.client.HTTPException, ValueError) as exc:
         raise _unreachable(url, str(exc) or type(exc).__name__) from exc
     finally:
         connection.close()
 
 
-def _body(
-    connection: http.client.HTTPConnection,
-    response: http.client.HTTPResponse,
-    url: str,
-    limits: Limits,
-    deadline: float,
-) -> bytes:
+def _connection(url: str, limits: Limits, ca_file: str) -> tuple[http.client.HTTPConnection, str]:
+    """Make a connection, which is not opened yet, and return it with the path to ask for."""
+    try:
+        address = urllib.parse.urlsplit(url)
+        host, port = address.hostname, address.port
+    except ValueError as exc:
+        raise _unreachable(url, "it is not a URL") from exc
+    if address.scheme not in {"http", "https"} or not host:
+        raise _unreachable(url, "only http:// and https:// are fetched")
+    path = urllib.parse.urlunsplit(("", "", address.path or "/", address.query, ""))
+    if address.scheme == "http":
+        return http.client.HTTPConnection(host, port, timeout=limits.seconds), path
+    context = tls_context(ca_file)
+    return http.client.HTTPSConnection(host, port, timeout=limits.seconds, context=context), path
+
+
+def _body(wire: socket.socket, response: http.client.HTTPResponse, url: str, limits: Limits, deadline: float) -> bytes:
     """Read the body within what is left of size and time; a server that drips is cut off too."""
     body = bytearray()
     while True:
         left = deadline - time.monotonic()
         if left <= 0:
             raise _unreachable(url, f"it took longer than {limits.seconds:g} seconds")
-        if connection.sock is not None:
-            connection.sock.settimeout(left)
+        wire.settimeout(left)
         chunk = response.read1(CHUNK_BYTES)
         if not chunk:
             return bytes(body)

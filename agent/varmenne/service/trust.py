@@ -103,8 +103,8 @@ def load_trust(directory: Path, environment: Environment, at: datetime) -> Trust
             raise ConfigError(
                 f"There is no trust anchor in {directory / folder}",
                 why=why,
-                next_step=f"Put the certificate of the {folder} issuing CA there, after comparing its fingerprint with "
-                "the one that its owner publishes",
+                next_step=f"varmenne trust import FILE… brings the {folder} issuing CA in; its owner publishes "
+                "its certificate and fingerprint",
             )
     if set(valid["services"]) & set(valid["providers"]):
         raise ConfigError(
