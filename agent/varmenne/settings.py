@@ -22,9 +22,8 @@ CONFIG_NAME = "varmenne.toml"
 
 Text = Annotated[str, msgspec.Meta(min_length=1)]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
-SecretSource = Annotated[
-    str, msgspec.Meta(pattern=r"^(prompt|file:.+|fd:[0-9]+|credential:[A-Za-z0-9_.-]+|env:[A-Za-z_][A-Za-z0-9_]*)$")
-]
+SOURCE_PATTERN = r"^(prompt|file:.+|fd:[0-9]+|credential:[A-Za-z0-9_.-]+|env:[A-Za-z_][A-Za-z0-9_]*)$"
+SecretSource = Annotated[str, msgspec.Meta(pattern=SOURCE_PATTERN)]
 Fingerprint = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -290,5 +289,9 @@ def _resolve(document: dict[str, Any], base: Path) -> None:
 
 def _in_toml_words(message: str) -> str:
     """Turn msgspec's JSON path (``$.token.pin``) into the words of the file, and its types into TOML's."""
+    message = message.replace(
+        f"Expected `str` matching regex {SOURCE_PATTERN!r}",
+        "the source of a secret is prompt, file:PATH, fd:NUMBER, credential:NAME or env:NAME, never the secret itself",
+    )
     message = re.sub(r" - at `\$\.?([^`]*)`", lambda m: f" (at {m[1]})" if m[1] else "", message)
     return message.replace("Object missing required field", "missing setting").replace("`", "'")

@@ -79,7 +79,7 @@ def test_decomposed_letters_are_the_same_names() -> None:
 @pytest.mark.parametrize("document", ["[1]", '"text"', "7", "no names here", "", "Transfer ID:\nPassword:\n"])
 def test_nothing_usable_names_both(document: str) -> None:
     """What is missing is named, and how it should look."""
-    with pytest.raises(InputError, match="lack the transfer id and the one time password") as caught:
+    with pytest.raises(InputError, match="lack the transfer ID and the one-time password") as caught:
         parse_credentials(document)
     assert "transfer ID: …" in caught.value.next_step
 
@@ -87,10 +87,10 @@ def test_nothing_usable_names_both(document: str) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (f"password: {PASSWORD}", "lack the transfer id"),
-        ("transfer ID: 1", "lack the one time password"),
-        (f"transfer ID: 1\npassword: {PASSWORD}\nsalasana: other", "one time password twice"),
-        (f"transfer ID: 1\nsiirtotunnus: 2\npassword: {PASSWORD}", "transfer id twice"),
+        (f"password: {PASSWORD}", "lack the transfer ID"),
+        ("transfer ID: 1", "lack the one-time password"),
+        (f"transfer ID: 1\npassword: {PASSWORD}\nsalasana: other", "one-time password twice"),
+        (f"transfer ID: 1\nsiirtotunnus: 2\npassword: {PASSWORD}", "transfer ID twice"),
         (f"transfer ID: 1\npassword: {PASSWORD * 2}", "one-time password is too long"),
         (f"transfer ID: {'1' * 33}\npassword: {PASSWORD}", "transfer ID is too long"),
         (f"customer ID: {'1' * 31}\ntransfer ID: 1\npassword: {PASSWORD}", "customer ID is too long"),
@@ -99,7 +99,7 @@ def test_nothing_usable_names_both(document: str) -> None:
         (f"transfer ID: 1\npassword: {PASSWORD}\nvalid until: 31.2.2026", "is not a date"),
         (json.dumps({"transfer_id": "1", "one_time_password": [PASSWORD]}), "is not a text"),
         (json.dumps({"transfer_id": 1, "one_time_password": PASSWORD}), "transfer_id is not a text"),
-        (json.dumps({"transfer_id": None, "one_time_password": PASSWORD}), "lack the transfer id"),
+        (json.dumps({"transfer_id": None, "one_time_password": PASSWORD}), "lack the transfer ID"),
         (f'{{"one_time_password": "{PASSWORD}", ', "not valid JSON"),
         ('{"a":' * 3000, "not valid JSON"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 import sys
 from pathlib import Path
@@ -39,9 +40,9 @@ def obtain(app: App, source: str | None) -> Credentials:
 def _read(app: App, path: Path) -> bytes:
     """Read a credentials file, and warn where others may read it too."""
     try:
-        if stat.S_IMODE(path.stat().st_mode) & 0o077:
-            app.warn(f"Other users may read {path}, which holds one-time credentials; run: chmod 600 {path}")
         with path.open("rb") as file:
+            if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
+                app.warn(f"Other users may read {path}, which holds one-time credentials; run: chmod 600 {path}")
             return file.read(MAX_FILE_BYTES + 1)
     except OSError as exc:
         raise InputError(f"The credentials file {path} cannot be read", why=exc.strerror or str(exc)) from exc

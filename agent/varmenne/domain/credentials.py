@@ -43,6 +43,12 @@ _NAMES = {
     ),
     "valid_until": ("valid_until", "voimassa", "voimassa_asti", "giltig_till"),
 }
+_WORDS = {
+    "customer_id": "customer ID",
+    "transfer_id": "transfer ID",
+    "one_time_password": "one-time password",
+    "valid_until": "end of their validity",
+}
 _FIELD_OF = {alias: field for field, aliases in _NAMES.items() for alias in aliases}
 
 
@@ -91,7 +97,7 @@ def parse_credentials(text: str) -> Credentials:
             message names the field, never its value.
     """
     fields = _from_json(text) if text.lstrip().startswith("{") else _from_lines(text)
-    missing = [name.replace("_", " ") for name in ("transfer_id", "one_time_password") if name not in fields]
+    missing = [_WORDS[name] for name in ("transfer_id", "one_time_password") if name not in fields]
     if missing:
         raise InputError(
             f"The credentials lack the {' and the '.join(missing)}",
@@ -139,7 +145,7 @@ def _from_lines(text: str) -> dict[str, str]:
 def _put(fields: dict[str, str], field: str, value: str) -> None:
     """Set a field once; two different values for it are a refusal, since either could be the wrong one."""
     if fields.setdefault(field, value) != value:
-        raise InputError(f"The credentials give the {field.replace('_', ' ')} twice, with different values")
+        raise InputError(f"The credentials give the {_WORDS[field]} twice, with different values")
 
 
 def _plain(name: str) -> str:
@@ -162,7 +168,7 @@ def _moment(value: str) -> datetime:
             moment = datetime(int(finnish[3]), int(finnish[2]), int(finnish[1]), tzinfo=UTC)
     except ValueError:
         raise InputError(
-            "The credentials' valid until is not a date",
+            "The credentials' end of validity is not a date",
             next_step="Write it as 2026-12-08, or take the line out: it is not needed",
         ) from None
     return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
