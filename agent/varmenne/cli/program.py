@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "history": ("look", "Show every transition of one enrollment."),
     "journal": ("journal", "Show, check, back up and restore the journal, which remembers every step."),
     "trust": ("trust", "Bring trust anchors in, look at them, take them out."),
+    "service": ("service", "Verify stored answers of the certificate service, offline."),
     "testbench": ("testbench", "Run a stand-in for the certificate service, for trials and tests."),
     "completion": ("completion", "Print the completion script for a shell."),
 }
