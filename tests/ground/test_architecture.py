@@ -27,11 +27,13 @@ FLOORS = {
 }
 # Slow to import, so they are imported where they are used and never to print a help text.
 HEAVY = {
+    "alembic",
     "asn1crypto",
     "cryptography",
     "hvac",
     "lxml",
     "pkcs11",
+    "psycopg",
     "pyhanko_certvalidator",
     "requests",
     "signxml",

@@ -33,6 +33,7 @@ def before_spending(
     greets = method is Method.API
     progress.begins(f"Check journal, trust anchors, token, {'service ' if greets else ''}and Vault")
     parts.journal.check()
+    parts.journal.prune(parts.now)
     parts.trust()
     prove_token(parts, progress)
     if greets:

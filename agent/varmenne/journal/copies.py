@@ -33,9 +33,9 @@ def copy_sqlite(source: Path, target: Path) -> None:
             new.execute("PRAGMA journal_mode = DELETE")
             new.execute("PRAGMA synchronous = FULL")
             prove(new, str(target))
-        _to_disk(unfinished)
+        to_disk(unfinished)
         os.link(unfinished, target)  # unlike a rename, this never replaces a file
-        _to_disk(target.parent)
+        to_disk(target.parent)
     finally:
         unfinished.unlink(missing_ok=True)
 
@@ -53,7 +53,7 @@ def prove(connection: sqlite3.Connection, name: str) -> None:
         raise JournalError(f"{name} is damaged", why=f"{len(broken)} rows belong to an enrollment that is not there")
 
 
-def _to_disk(path: Path) -> None:
+def to_disk(path: Path) -> None:
     """Make a file's content, or a folder's names, durable."""
     handle = os.open(path, os.O_RDONLY)
     try:

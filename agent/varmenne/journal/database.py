@@ -148,7 +148,7 @@ def open_postgresql(settings: JournalSettings) -> Database:
     Raises:
         ConfigError: the URL is not one of PostgreSQL, holds a password, or the driver is not installed.
     """
-    url = _checked_url(settings.url)
+    url = checked_url(settings.url)
     try:
         engine = sa.create_engine(
             url,
@@ -185,7 +185,7 @@ def open_postgresql(settings: JournalSettings) -> Database:
     return Database(engine, url.render_as_string(), None)
 
 
-def _checked_url(text: str) -> sa.URL:
+def checked_url(text: str) -> sa.URL:
     """Parse the URL of a PostgreSQL database, and refuse a password in it: settings files are read by many."""
     try:
         url = sa.make_url(text)

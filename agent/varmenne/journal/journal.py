@@ -74,9 +74,9 @@ class Journal:
             opening.callback(self.close)
             with self._database.translated():
                 self._closing.callback(InUse(state_dir).close)
-            bring_up_to_date(self._database)
+            came_from = bring_up_to_date(self._database)
             self._record = SentRecord(state_dir)
-            self._epoch = past.refuse_past(self._database, self._record).epoch
+            self._epoch = past.refuse_past(self._database, self._record, came_from=came_from).epoch
             opening.pop_all()
 
     def __enter__(self) -> Self:
@@ -369,11 +369,11 @@ class Journal:
             copy_sqlite(self.path, target)
 
     def prune(self, now: datetime) -> int:
-        """Remove the raw answers of enrollments that ended long enough ago, and return how many.
+        """Remove the raw answers of enrollments that ended long enough ago, once a day, and return how many.
 
         What is known of them stays: when they came, of which operation, and what verification said.
         """
-        table, row = schema.answer, schema.enrollment
+        table, row, meta = schema.answer, schema.enrollment, schema.meta
         until = now - timedelta(days=self._settings.keep_answers_days)
         old = sa.select(row.c.id).where(row.c.state.in_(sorted(ENDED)), row.c.updated_at < until)
         statement = (
@@ -381,7 +381,13 @@ class Journal:
             .where(table.c.enrollment_id.in_(old), table.c.at < until, table.c.body.is_not(None))
             .values(body=None)
         )
+        today = f"{now:%Y-%m-%d}"
+        with self._reading() as connection:
+            if connection.execute(sa.select(meta.c.value).where(meta.c.name == "pruned")).scalar() == today:
+                return 0
         with self._transaction() as connection:
+            connection.execute(sa.delete(meta).where(meta.c.name == "pruned"))
+            connection.execute(sa.insert(meta).values(name="pruned", value=today))
             count = connection.execute(statement).rowcount
         with self._database.translated():
             self._record.forget_before(now - KEPT_FOR)

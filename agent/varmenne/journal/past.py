@@ -22,6 +22,8 @@ from varmenne.journal.owner import this_process
 from varmenne.journal.rows import write_event
 from varmenne.journal.sent import Mark, SentRecord
 
+WITHOUT_EPOCH = schema.REVISIONS[0]
+
 WAYS: dict[State | None, tuple[State, ...]] = {
     None: (State.PREPARED, State.KEYED, State.SUBMITTING, State.UNCERTAIN),
     State.PREPARED: (State.KEYED, State.SUBMITTING, State.UNCERTAIN),
@@ -64,8 +66,10 @@ def count_intent(connection: sa.Connection, epoch: str) -> Mark:
     return mark
 
 
-def refuse_past(database: Database, record: SentRecord) -> Mark:
+def refuse_past(database: Database, record: SentRecord, *, came_from: str | None) -> Mark:
     """Return how far the journal has come, if that is not less far than it was known to be.
+
+    A journal that came from a schema without epochs had no record to bring along.
 
     Raises:
         JournalError: requests were begun that this journal does not know, or may have been.
@@ -87,7 +91,7 @@ def refuse_past(database: Database, record: SentRecord) -> Mark:
             why=why,
             next_step=next_step,
         )
-    if known is None and mark.sent > 0 and database.path is not None:
+    if known is None and mark.sent > 0 and database.path is not None and came_from != WITHOUT_EPOCH:
         raise JournalError(
             f"The journal {database.name} came here without the record of what was sent",
             why=f"{record.path} is missing; a copy of the journal alone may be older than what was sent",
@@ -123,7 +127,7 @@ def _without_record(connection: sa.Connection) -> list[dict[str, Any]]:
     query = sa.select(table).where(
         table.c.method == Method.API, table.c.state.in_([State.PREPARED, State.KEYED, State.SUBMITTING])
     )
-    return [{**row, "was": State(row["state"])} for row in connection.execute(query).mappings()]
+    return [{**row, "was": State(row["state"]), "missing": 1} for row in connection.execute(query).mappings()]
 
 
 def _unknown(connection: sa.Connection, record: SentRecord) -> list[dict[str, Any]]:
@@ -138,8 +142,9 @@ def _unknown(connection: sa.Connection, record: SentRecord) -> list[dict[str, An
             event.c.enrollment_id == enrollment_id, event.c.target == State.SUBMITTING
         )
         state = connection.execute(sa.select(table.c.state).where(table.c.id == enrollment_id)).scalar()
-        if connection.execute(query).scalar_one() < len(rows) and (state is None or State(state) in WAYS):
-            lost.append({**rows[-1], "was": None if state is None else State(state)})
+        missing = len(rows) - connection.execute(query).scalar_one()
+        if missing > 0 and (state is None or State(state) in WAYS):
+            lost.append({**rows[-1], "was": None if state is None else State(state), "missing": missing})
     return lost
 
 
@@ -165,7 +170,8 @@ def _doubt(connection: sa.Connection, row: dict[str, Any], now: datetime) -> Non
     else:
         connection.execute(sa.update(table).where(table.c.id == row["id"]).values(values))
     source = was
-    for target in WAYS[was]:
+    # A request that was begun more than once is told as often, so that the next restore finds nothing missing.
+    for target in WAYS[was] + WAYS[State.UNCERTAIN] * (row["missing"] - 1):
         event = Event(now, this_process(), "restore", source, target, {"why": "restored from an older copy"})
         write_event(connection, row["id"], event)
         source = target

@@ -54,7 +54,7 @@ revision = sa.Table(
 meta = sa.Table(
     "meta",
     metadata,
-    sa.Column("name", sa.Text, primary_key=True, comment="`epoch`, or `sent`: how many one-shot requests were begun"),
+    sa.Column("name", sa.Text, primary_key=True, comment="epoch; sent: how many one-shot requests; pruned: when"),
     sa.Column("value", sa.Text, nullable=False),
 )
 

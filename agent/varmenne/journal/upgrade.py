@@ -25,31 +25,38 @@ _LOCK = 0x7661726D
 """Key of PostgreSQL's advisory lock for upgrades: `varm`."""
 
 
-def bring_up_to_date(database: Database) -> None:
+def bring_up_to_date(database: Database) -> str | None:
     """Make the schema what this varmenne needs. Of several processes that open at once, one does it.
+
+    Returns the revision that the database had before, ``None`` if it is new.
 
     Raises:
         JournalError: the schema is newer, or it could not be migrated; then nothing is changed.
     """
     with database.reading() as connection:
         if _quick_look(connection) == NEWEST:
-            return
+            return NEWEST
     with _alone(database) as connection:
         found = _revision(connection)
-        if found == NEWEST:
-            return
         if found is None:
             _create(connection)
+        elif found == NEWEST:
+            pass
         elif found in schema.REVISIONS:
-            if database.path is not None:
-                _backup(database, database.path)
-            _migrate(connection)
+            copy = None if database.path is None else _backup(database, database.path)
+            try:
+                _migrate(connection)
+            except BaseException:
+                if copy is not None:
+                    copy.unlink()
+                raise
         else:
             raise JournalError(
                 f"The journal {database.name} was written by a newer varmenne",
                 why=f"its schema is {found}, this varmenne knows {NEWEST}",
                 next_step="Use the newer varmenne, or restore a backup from before",
             )
+    return found
 
 
 def _quick_look(connection: sa.Connection) -> str | None:
@@ -100,11 +107,12 @@ def _create(connection: sa.Connection) -> None:
     )
 
 
-def _backup(database: Database, path: Path) -> None:
+def _backup(database: Database, path: Path) -> Path:
     """Copy an SQLite journal as it was before a migration. The copy stays until a person removes it."""
-    copy = path.with_name(f"{path.stem}.before-{NEWEST}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}{path.suffix}")
+    copy = path.with_name(f"{path.stem}.before-{NEWEST}-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}{path.suffix}")
     with database.translated():
         copy_sqlite(path, copy)
+    return copy
 
 
 def _migrate(connection: sa.Connection) -> None:
@@ -122,7 +130,8 @@ def _migrate(connection: sa.Connection) -> None:
         return script._upgrade_revs(NEWEST, revision)  # noqa: SLF001 - the way of Alembic's own commands
 
     with EnvironmentContext(Config(), script, fn=missing, destination_rev=NEWEST) as environment:
-        environment.configure(connection=connection, target_metadata=schema.metadata)
+        # Alembic believes that SQLite cannot roll back tables, and would commit in between.
+        environment.configure(connection=connection, target_metadata=schema.metadata, transactional_ddl=True)
         migration = environment.get_context()
         if start is not None:
             migration.stamp(script, start)

@@ -29,7 +29,7 @@ def upgrade() -> None:
         )
     with op.batch_alter_table("meta") as meta:
         meta.alter_column(
-            "name", existing_type=sa.Text(), comment="`epoch`, or `sent`: how many one-shot requests were begun"
+            "name", existing_type=sa.Text(), comment="epoch; sent: how many one-shot requests; pruned: when"
         )
     op.execute("DELETE FROM meta WHERE name = 'schema'")
     op.execute(

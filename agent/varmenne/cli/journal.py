@@ -1,0 +1,171 @@
+"""``varmenne journal``: where durable state is, whether it is sound, its backup, and its restoring."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from varmenne.cli.common import EXAMPLE, App, common_options
+from varmenne.errors import ChecksFailed, InputError
+
+if TYPE_CHECKING:
+    from varmenne.journal.restore import Restored
+    from varmenne.settings import Settings
+
+FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.group(
+    epilog=f"""{EXAMPLE}Examples:
+  varmenne journal path
+  varmenne journal check
+  varmenne journal backup /backup/varmenne-$(date +%F).sqlite
+  varmenne journal restore /backup/varmenne-2026-11-24.sqlite
+"""
+)
+def journal() -> None:
+    """Show, check, back up and restore the journal.
+
+    It remembers every enrollment and every answer of the service, and which one-time credentials were sent. A copy of
+    it that is put back without `restore` is refused, since credentials sent after the copy would look unspent.
+    """
+
+
+@journal.command(
+    epilog=f"""{EXAMPLE}Examples:
+  varmenne journal path
+  ls -l $(varmenne journal path)*
+  varmenne journal path --json | jq -r .sent
+"""
+)
+@common_options
+@click.pass_obj
+def path(app: App) -> None:
+    """Print where the journal is: the file's path, or the database's URL."""
+    from varmenne.journal.database import JOURNAL_NAME, checked_url
+    from varmenne.journal.sent import SENT_NAME
+
+    settings = app.settings()
+    state_dir = Path(settings.state_dir)
+    if settings.journal.url:
+        checked_url(settings.journal.url)
+    place = settings.journal.url or str(state_dir / JOURNAL_NAME)
+    kind = "postgresql" if settings.journal.url else "sqlite"
+    app.emit({"kind": kind, "journal": place, "sent": str(state_dir / SENT_NAME)}, place)
+
+
+@journal.command(
+    epilog=f"""{EXAMPLE}Examples:
+  varmenne journal check
+  varmenne journal check --json | jq '.[] | select(.verdict != "ok")'
+  varmenne journal check && varmenne journal backup FILE
+"""
+)
+@common_options
+@click.pass_obj
+def check(app: App) -> None:
+    """Look through the whole journal: the database, its rows, every history, and who may read the files.
+
+    The exit code is 15 if anything fails.
+    """
+    with app.parts(app.settings(), notice=False) as parts:
+        parts.journal.check()
+        found = list(parts.journal.inspect())
+    lines = []
+    for one in found:
+        lines.append(f"{one.verdict:<4}  {one.name}: {one.detail}")
+        if one.next_step:
+            lines.append(f"      → {one.next_step}")
+    app.emit([dataclasses.asdict(one) for one in found], "\n".join(lines))
+    if any(one.verdict == "fail" for one in found):
+        raise click.exceptions.Exit(ChecksFailed.exit_code)
+
+
+@journal.command(
+    epilog=f"""{EXAMPLE}Examples:
+  varmenne journal backup /backup/varmenne.sqlite
+  varmenne journal backup /backup/varmenne-$(date +%F).sqlite
+  varmenne journal backup /backup/varmenne.sqlite --json | jq .bytes
+"""
+)
+@click.argument("target", metavar="FILE", type=FILE)
+@common_options
+@click.pass_obj
+def backup(app: App, *, target: Path) -> None:
+    """Copy the journal to a new file, while it may be in use, and prove that the copy is whole.
+
+    Only its owner may read the copy. It holds customers and certificates, but no secret.
+    """
+    from varmenne.journal.database import checked_url
+
+    settings = app.settings()
+    if settings.journal.url:
+        checked_url(settings.journal.url)
+        raise InputError(
+            "A journal in PostgreSQL is not backed up by varmenne",
+            why="PostgreSQL has its own tools",
+            next_step=f"Run: {dump_command(settings)} --file={target}",
+        )
+    with app.parts(settings, notice=False) as parts:
+        parts.journal.backup(target)
+    size = target.stat().st_size
+    app.emit({"backup": str(target), "bytes": size}, f"{target}, {size} bytes, whole")
+
+
+def dump_command(settings: Settings) -> str:
+    """Return the command that backs up a PostgreSQL journal; libpq's URLs have no driver in their names."""
+    url = settings.journal.url.replace("postgresql+psycopg:", "postgresql:", 1)
+    return f"pg_dump --format=custom --dbname='{url}'"
+
+
+@journal.command(
+    epilog=f"""{EXAMPLE}Examples:
+  varmenne journal restore /backup/varmenne.sqlite
+  varmenne journal restore                            (accept a journal that was put in place by other means)
+  varmenne journal restore /backup/varmenne.sqlite --json | jq .uncertain
+"""
+)
+@click.argument("backup_file", metavar="[FILE]", type=FILE, required=False)
+@common_options
+@click.pass_obj
+def restore(app: App, *, backup_file: Path | None) -> None:
+    """Put a backup in the journal's place. What may have been sent since it was made becomes `uncertain`.
+
+    The journal that is replaced is kept beside it. No other command may be running. Without FILE, the journal that is
+    there now is made usable: one that was restored by PostgreSQL's tools, or copied by hand.
+    """
+    from varmenne.clock import system_clock
+    from varmenne.journal.restore import restore as use_case
+
+    settings = app.settings()
+    done = use_case(Path(settings.state_dir), settings.journal, backup_file, system_clock())
+    data = {
+        "journal": done.name,
+        "replaced": None if done.replaced is None else str(done.replaced),
+        "recorded": done.recorded,
+        "uncertain": [doubt.id for doubt in done.doubts],
+        "last_changed": None if done.newest is None else f"{done.newest:%Y-%m-%dT%H:%M:%SZ}",
+    }
+    app.emit(data, told(done))
+    if not done.recorded:
+        app.warn(
+            "This host has no record of what was sent after the backup was made. Credentials of orders that are not in "
+            "`varmenne list` may be spent already: ask the service's support before using them."
+        )
+
+
+def told(done: Restored) -> str:
+    """Say what a restore did, and how to go on."""
+    lines = [f"The journal {done.name} is usable. "]
+    lines[0] += f"It was last changed at {done.newest:%Y-%m-%d %H:%M} UTC." if done.newest else "It was empty."
+    if done.replaced is not None:
+        lines.append(f"What it replaces is kept: {done.replaced}")
+    if done.doubts:
+        lines.append("These may have been sent since, and are uncertain now; decide with `varmenne resolve ID`:")
+        lines += [f"  {doubt.id}  {doubt.was or 'not in the backup'}" for doubt in done.doubts]
+    else:
+        lines.append("Nothing was sent since that it does not know.")
+    return "\n".join(lines)
