@@ -103,6 +103,25 @@ class TrustSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     directory: Annotated[
         str, msgspec.Meta(description="Folder of the trust anchors. Empty means `trust` in the state folder.")
     ] = ""
+    revocation: Annotated[
+        str,
+        msgspec.Meta(
+            pattern=r"^(off|soft|hard)$",
+            description="What happens before publishing if nobody knows whether a new certificate is revoked: `soft` "
+            "warns, `hard` waits until it is known, `off` does not look. A revoked one is refused by both.",
+        ),
+    ] = "soft"
+    revocation_timeout_seconds: Annotated[
+        Seconds, msgspec.Meta(description="Longest time for fetching one revocation list.")
+    ] = 5.0
+    subject: Annotated[
+        str,
+        msgspec.Meta(
+            pattern=r"^(warn|refuse)$",
+            description="What happens if the subject of a new certificate does not hold the customer ID. The service "
+            "does not promise where it puts it, so `warn` is the default.",
+        ),
+    ] = "warn"
 
 
 class LoginSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from varmenne.csr import build_csr, to_pem
@@ -29,8 +30,10 @@ from varmenne.errors import (
     VerificationError,
 )
 from varmenne.service.answers import Answer, verify_answer
-from varmenne.service.certificates import IssuedCertificate, verify_certificate
+from varmenne.service.certificates import IssuedCertificate, SubjectPolicy, verify_certificate, with_root
+from varmenne.service.error_codes import advice
 from varmenne.service.interface import Operation
+from varmenne.service.revocation import Policy, RevocationChecker, refuse_revoked
 from varmenne.vault.record import index_strings
 
 if TYPE_CHECKING:
@@ -171,8 +174,7 @@ def _read_submission(work: Work, row: Enrollment, stored: StoredAnswer) -> Outco
         "The certificate service refused the request",
         errors=answer.errors,
         why=facts.error_text(answer.errors),
-        next_step="Compare customer ID, transfer ID and one-time password with the mail. The credentials may be spent: "
-        "if they are, order a new certificate in the e-service, where the old order serves as the template",
+        next_step=advice(Operation.SIGN_NEW, answer.errors).next_step,
     )
     return Outcome(State.REJECTED, detail={"answer": stored.id, "errors": answer.errors}, error=refused)
 
@@ -222,6 +224,8 @@ def issued(work: Work, row: Enrollment, certificate: bytes) -> Outcome:
         customer=row.customer_id,
         trust=work.parts.trust(),
         at=work.parts.now,
+        subject=SubjectPolicy(work.parts.settings.trust.subject),
+        older_serials=_older_serials(work, row),
     )
     for warning in found.warnings:
         work.warn(warning)
@@ -251,6 +255,30 @@ def _verified(work: Work, stored: StoredAnswer) -> Answer:
     return answer
 
 
+def _older_serials(work: Work, row: Enrollment) -> frozenset[int]:
+    """Return the serial numbers of the certificates that the new one stands beside or takes the place of."""
+    rows = [*work.parts.journal.current(row.environment, row.customer_id, row.channel)]
+    if row.replaces is not None:
+        rows.append(work.parts.journal.get(row.replaces))
+    return frozenset(
+        int(old.serial_number.replace(":", ""), 16) for old in rows if old.serial_number and old.id != row.id
+    )
+
+
+def _refuse_revoked(work: Work, row: Enrollment) -> None:
+    """Look the certificate up in its CA's list before it is published; the settings say how strictly."""
+    settings = work.parts.settings
+    policy = Policy(settings.trust.revocation)
+    if policy is Policy.OFF:
+        return
+    checker = RevocationChecker(
+        Path(settings.state_dir) / "crl", settings.trust.revocation_timeout_seconds, settings.service.ca_file
+    )
+    own = [facts.pem_to_der(text) for text in facts.split_pem(f"{row.certificate or ''}{row.chain or ''}")]
+    for warning in refuse_revoked(with_root(own, work.parts.trust().chain), checker, policy, work.parts.now):
+        work.warn(warning)
+
+
 def _poll_delay(work: Work, row: Enrollment) -> timedelta:
     """Return the wait before the next getCertificate: growing, bounded, with jitter, so that clients spread out."""
     limits = work.parts.settings.service
@@ -272,6 +300,7 @@ def store(work: Work, row: Enrollment) -> Outcome:
     """Put the certificate beside its key in the token, then publish it in Vault. Both may be repeated."""
     if row.certificate is None:
         raise InputError(f"Enrollment {row.id} has no certificate yet")
+    _refuse_revoked(work, row)
     work.parts.token.store_certificate(row.key_id, row.key_label, facts.pem_to_der(row.certificate))
     location = facts.place(work.parts.settings, row.customer_id, row.channel)
     record = facts.record(row)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from varmenne.domain.identifiers import CustomerId
 from varmenne.errors import InputError, VerificationError
+from varmenne.service.doubt import printable
 from varmenne.service.trust import TrustAnchors, validate_path
 
 if TYPE_CHECKING:
@@ -40,8 +43,22 @@ class IssuedCertificate:
     warnings: tuple[str, ...] = ()
 
 
+class SubjectPolicy(StrEnum):
+    """What follows if a certificate's subject does not hold the customer ID."""
+
+    WARN = "warn"
+    REFUSE = "refuse"
+
+
 def verify_certificate(
-    certificate: bytes, *, public_key: bytes, customer: CustomerId, trust: TrustAnchors, at: datetime
+    certificate: bytes,
+    *,
+    public_key: bytes,
+    customer: CustomerId,
+    trust: TrustAnchors,
+    at: datetime,
+    subject: SubjectPolicy = SubjectPolicy.WARN,
+    older_serials: Collection[int] = (),
 ) -> IssuedCertificate:
     """Verify that a certificate is what was ordered: our key, the right issuer, valid now, fit for its purpose.
 
@@ -52,9 +69,12 @@ def verify_certificate(
             promise where it puts the customer ID.
         trust: the environment's anchors.
         at: the one reference time of the verification.
+        subject: whether such a subject is a warning or a refusal.
+        older_serials: serial numbers of the customer's earlier certificates; a new one has another.
 
     Raises:
-        VerificationError: check ``certificate``, ``key``, ``chain``, ``validity``, ``ca`` or ``usage`` failed.
+        VerificationError: check ``certificate``, ``key``, ``validity``, ``chain``, ``ca``, ``usage``, ``duplicate`` or
+            ``subject`` failed, in this order. Revocation is not looked at: see :mod:`varmenne.service.revocation`.
     """
     from cryptography import x509
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -63,8 +83,9 @@ def verify_certificate(
         parsed = x509.load_der_x509_certificate(certificate)
         own_key = parsed.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         list(parsed.extensions)
-    except (ValueError, TypeError) as exc:
-        raise VerificationError("The certificate cannot be read", check="certificate", why=str(exc)) from exc
+    except Exception as exc:
+        # cryptography has many errors for what cannot be read; whatever it is, there is no certificate.
+        raise VerificationError("The certificate cannot be read", check="certificate", why=printable(str(exc))) from exc
     if own_key != public_key:
         raise VerificationError(
             "The certificate does not belong to our key",
@@ -82,6 +103,24 @@ def verify_certificate(
         )
     path = validate_path(certificate, trust.providers, at, what="The certificate", others=trust.chain)
     _check_purpose(parsed)
+    if parsed.serial_number in older_serials:
+        raise VerificationError(
+            "The certificate has the serial number of an earlier one",
+            check="duplicate",
+            why="one authority never gives the same number twice (RFC 5280, section 4.1.2.2)",
+            next_step="Do not use it, and tell the service's support",
+        )
+    warnings = tuple(_oddities(parsed))
+    if not any(customer in str(attribute.value) for attribute in parsed.subject):
+        missing = f"The certificate's subject does not hold the customer ID {customer}"
+        if subject is SubjectPolicy.REFUSE:
+            raise VerificationError(
+                missing,
+                check="subject",
+                why=f"it is {printable(parsed.subject.rfc4514_string())}",
+                next_step='If the service puts the ID elsewhere, set `trust.subject = "warn"` and resume',
+            )
+        warnings = (missing, *warnings)
     return IssuedCertificate(
         certificate=certificate,
         chain=(*path[1:], *_above(path[-1], trust.chain)),
@@ -89,7 +128,7 @@ def verify_certificate(
         not_before=parsed.not_valid_before_utc,
         not_after=parsed.not_valid_after_utc,
         subject=parsed.subject.rfc4514_string(),
-        warnings=tuple(_oddities(parsed, customer)),
+        warnings=warnings,
     )
 
 
@@ -115,15 +154,21 @@ def _check_purpose(certificate: x509.Certificate) -> None:
             )
 
 
-def _oddities(certificate: x509.Certificate, customer: CustomerId) -> list[str]:
-    """List what is unusual: a subject that does not name the customer, a length of validity far from two years."""
-    found = []
-    if not any(customer in str(attribute.value) for attribute in certificate.subject):
-        found.append(f"The certificate's subject does not hold the customer ID {customer}")
+def _oddities(certificate: x509.Certificate) -> list[str]:
+    """List what is unusual: a length of validity far from two years."""
     lifetime = certificate.not_valid_after_utc - certificate.not_valid_before_utc
-    if abs(lifetime - USUAL_LIFETIME) > LIFETIME_TOLERANCE:
-        found.append(f"The certificate is valid for {lifetime.days} days; about {USUAL_LIFETIME.days} are usual")
-    return found
+    if abs(lifetime - USUAL_LIFETIME) <= LIFETIME_TOLERANCE:
+        return []
+    return [f"The certificate is valid for {lifetime.days} days; about {USUAL_LIFETIME.days} are usual"]
+
+
+def with_root(certificates: Sequence[bytes], known: Sequence[bytes]) -> tuple[bytes, ...]:
+    """Return a path with the root that its last certificate names as its issuer, if that root is known."""
+    from cryptography import x509
+
+    issuer = x509.load_der_x509_certificate(certificates[-1]).issuer
+    parsed = ((der, x509.load_der_x509_certificate(der)) for der in known if der not in certificates)
+    return (*certificates, *[der for der, root in parsed if issuer == root.subject == root.issuer][:1])
 
 
 def _above(anchor: bytes, chain: tuple[bytes, ...]) -> list[bytes]:
