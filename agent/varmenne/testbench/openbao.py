@@ -26,9 +26,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import msgspec
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from varmenne.clock import system_clock
 from varmenne.domain.secret import Secret
 from varmenne.errors import ConfigError, VaultUnavailable
 from varmenne.settings import LoginSettings, VaultSettings
@@ -42,7 +44,9 @@ from varmenne.testbench.family import (
     whole_second,
 )
 from varmenne.testbench.files import private_folder, write_file
-from varmenne.vault.policies import policy_text
+from varmenne.vault import setup
+from varmenne.vault.connection import Connection, Patience
+from varmenne.vault.login import GivenToken
 
 if TYPE_CHECKING:
     import hvac
@@ -57,7 +61,6 @@ ROOT_TOKEN_FILE = "DEMO-ONLY-root-token"  # noqa: S105 - the name of a file
 UNSEAL_KEY_FILE = "DEMO-ONLY-unseal-key"
 UNSEAL_KEY_BYTES = 32
 ROLE = "varmenne-agent"
-MAX_VERSIONS = 20
 TLS_KEY_BITS = 2048
 TLS_LIFETIME = timedelta(days=3650)
 
@@ -288,24 +291,22 @@ def find_binary() -> Path:
 def provision(
     server: OpenBaoServer, *, mount: str = "varmenne-kv", prefix: str = "varmenne", secret_id_file: Path
 ) -> VaultSettings:
-    """Set up a running server for varmenne, and return settings that are ready to use.
+    """Set up a running server for varmenne as `varmenne vault setup` does, and return settings that are ready to use.
 
-    Makes a KV version 2 mount that demands check-and-set, the policy ``policies/agent.hcl`` for that mount and prefix,
-    and an AppRole with no other right; its secret ID goes to ``secret_id_file``, mode 0600. Doing it again is harmless:
-    it gives the role a new secret ID.
+    The AppRole's secret ID goes to ``secret_id_file``, mode 0600. Doing it again is harmless: it gives the role a new
+    secret ID.
     """
-    client = server.client()
-    with contextlib.closing(client.adapter):
-        make_mount(client, mount)
-        role_id, secret_id = make_role(client, f"{ROLE}-{mount}", policy_text("agent", mount=mount, prefix=prefix))
+    settings = VaultSettings(address=server.address, ca_file=server.ca_file, mount=mount, prefix=prefix)
+    target = setup.Target(mount=mount, prefix=prefix, role=f"{ROLE}-{mount}")
+    connection = Connection(settings, system_clock, Patience(), GivenToken(server.root_token))
+    with contextlib.closing(connection):
+        for _made in setup.apply(connection, target):
+            pass
+        role_id = setup.role_id(connection, target)
+        secret_id = setup.new_secret_id(connection, target)
     write_file(secret_id_file, secret_id.reveal().encode())
-    return VaultSettings(
-        address=server.address,
-        ca_file=server.ca_file,
-        mount=mount,
-        prefix=prefix,
-        login=LoginSettings(method="approle", role_id=role_id, secret_id=f"file:{secret_id_file.resolve()}"),
-    )
+    login = LoginSettings(method="approle", role_id=role_id, secret_id=f"file:{secret_id_file.resolve()}")
+    return msgspec.structs.replace(settings, login=login)
 
 
 def make_role(client: Any, name: str, policy: str, **options: object) -> tuple[str, Secret]:
@@ -317,25 +318,6 @@ def make_role(client: Any, name: str, policy: str, **options: object) -> tuple[s
     client.auth.approle.create_or_update_approle(name, token_policies=[name], **terms)
     role_id: str = client.auth.approle.read_role_id(name)["data"]["role_id"]
     return role_id, Secret(client.auth.approle.generate_secret_id(name)["data"]["secret_id"])
-
-
-def make_mount(client: Any, mount: str) -> None:
-    """Make a KV version 2 mount that demands check-and-set, unless it is there; return when it takes writes."""
-    from hvac.exceptions import InvalidRequest
-
-    if f"{mount}/" not in client.sys.list_mounted_secrets_engines()["data"]:
-        client.sys.enable_secrets_engine("kv", path=mount, options={"version": "2"})
-    deadline = time.monotonic() + START_SECONDS
-    while True:
-        try:
-            client.secrets.kv.v2.configure(max_versions=MAX_VERSIONS, cas_required=True, mount_point=mount)
-        except InvalidRequest as exc:
-            # For a moment after it was made, a mount is being "upgraded" from version 1.
-            if "upgrading" not in str(exc).lower() or time.monotonic() > deadline:
-                raise
-            time.sleep(0.02)
-        else:
-            return
 
 
 def _ended_with_us() -> list[str]:

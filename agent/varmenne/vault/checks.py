@@ -6,6 +6,7 @@ error that the same cause would raise later, in the middle of the work.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from varmenne.domain.check import Check, Verdict
@@ -31,13 +32,54 @@ DANGEROUS = {
 }
 """KV version 2 path → rights that publishing never uses, and that could take away what was published."""
 
-DANGEROUS_ELSEWHERE = {
-    "{mount}/config": ("create", "update"),
-    "sys/policies/acl/{mount}": ("create", "update"),
-    "sys/mounts/{mount}": ("create", "update"),
-    "sys/auth/{mount}": ("create", "update"),
+WRITES = ("create", "update", "patch", "delete", "sudo")
+SOMEBODY = "varmenne-somebody-else"
+"""A name that nobody has, for asking about what belongs to others; nothing is written there."""
+
+DANGEROUS_ELSEWHERE: dict[str, tuple[str, ...]] = {
+    "{mount}/config": WRITES,
+    "{mount}/data/{somebody}/test/1/ws/current": ("read", "list", *WRITES),
+    "{mount}/metadata/{somebody}/test/1/ws/current": ("read", "list", *WRITES),
+    "{mount}/metadata": ("list",),
+    "{somebody}/data/secret": ("read", "list", *WRITES),
+    "auth/token/create": WRITES,
+    "auth/token/create-orphan": WRITES,
+    "auth/token/roles/{somebody}": WRITES,
+    "auth/token/revoke-accessor": WRITES,
+    "auth/approle/role/{somebody}": ("read", *WRITES),
+    "auth/approle/role/{somebody}/secret-id": WRITES,
+    "identity/entity": WRITES,
+    "identity/entity/name/{somebody}": WRITES,
+    "identity/entity-alias": WRITES,
+    "identity/group": WRITES,
+    "sys/audit": ("read", *WRITES),
+    "sys/audit/{somebody}": WRITES,
+    "sys/audit-hash/file": WRITES,
+    "sys/auth/{somebody}": WRITES,
+    "sys/capabilities": WRITES,
+    "sys/config/auditing/request-headers/{somebody}": WRITES,
+    "sys/generate-root/attempt": WRITES,
+    "sys/leases/lookup": WRITES,
+    "sys/leases/revoke-prefix/{somebody}": WRITES,
+    "sys/mounts/{mount}": ("read", *WRITES),
+    "sys/mounts/{somebody}": WRITES,
+    "sys/mounts/{mount}/tune": WRITES,
+    "sys/namespaces/{somebody}": WRITES,
+    "sys/plugins/catalog/secret/{somebody}": WRITES,
+    "sys/policies/acl/{somebody}": ("read", *WRITES),
+    "sys/policies/password/{somebody}": WRITES,
+    "sys/policy/{somebody}": ("read", *WRITES),
+    "sys/quotas/rate-limit/{somebody}": WRITES,
+    "sys/raw/{somebody}": ("read", "list", *WRITES),
+    "sys/remount": WRITES,
+    "sys/rotate": WRITES,
+    "sys/seal": WRITES,
+    "sys/step-down": WRITES,
+    "sys/storage/raft/configuration": ("read",),
+    "sys/storage/raft/snapshot": ("read", *WRITES),
+    "sys/storage/raft/snapshot-force": WRITES,
 }
-"""Other paths at which an agent must not have these rights; the names under ``sys`` are only examples of any."""
+"""Path elsewhere → rights that an agent must not have there, so that a stolen token is worth little."""
 
 
 def reachable(connection: Connection, path: str) -> Check:  # noqa: ARG001 - all checks are called alike
@@ -132,10 +174,10 @@ def rights(connection: Connection, path: str) -> Check:
 
 
 def no_dangerous_rights(connection: Connection, path: str) -> Check:
-    """Ask whether our token could also destroy what was published, or give itself more rights."""
+    """Ask whether our token could also destroy what was published, reach what is not ours, or get more rights."""
     name = connection.settings.mount
     table = {f"{name}/{kind}/{path}": feared for kind, feared in DANGEROUS.items()}
-    table |= {where.format(mount=name): feared for where, feared in DANGEROUS_ELSEWHERE.items()}
+    table |= {where.format(mount=name, somebody=SOMEBODY): feared for where, feared in DANGEROUS_ELSEWHERE.items()}
     found = _capabilities(connection, {where: where for where in table})
     excess = [
         f"{right} at {where}" for where, feared in table.items() for right in ("root", *feared) if right in found[where]
@@ -147,7 +189,18 @@ def no_dangerous_rights(connection: Connection, path: str) -> Check:
             f"the token could {'; '.join(excess[:3])}" + (f" and {len(excess) - 3} more" if len(excess) > 3 else ""),
             "Give the role the policy of policies/agent.hcl and no other",
         )
-    return Check("no dangerous rights", Verdict.OK, "the token cannot delete or destroy records, nor change policies")
+    return Check(
+        "no dangerous rights",
+        Verdict.OK,
+        f"the token cannot delete or destroy records, nor reach other prefixes or Vault's own settings: {len(table)} "
+        "paths were asked for",
+    )
+
+
+def strictly(check: Check) -> Check:
+    """Return a check with a dangerous right as a failure: enrolling may go on with one, a check of rights may not."""
+    feared = check.verdict is Verdict.WARN and check.name == "no dangerous rights"
+    return replace(check, verdict=Verdict.FAIL) if feared else check
 
 
 CHECKS: tuple[tuple[str, Callable[[Connection, str], Check]], ...] = (

@@ -63,11 +63,11 @@ class Patience:
 class Connection:
     """One session of one process with Vault; not for several threads at once."""
 
-    def __init__(self, settings: VaultSettings, clock: Clock, patience: Patience) -> None:
+    def __init__(self, settings: VaultSettings, clock: Clock, patience: Patience, login: Login | None = None) -> None:
         self.settings = settings
         self._clock = clock
         self._patience = patience
-        self._login: Login = METHODS[settings.login.method](settings.login)
+        self._login: Login = METHODS[settings.login.method](settings.login) if login is None else login
         self._client_made: Any = None
         self._grant: Grant | None = None
         self._granted_at: datetime | None = None
@@ -231,8 +231,8 @@ class Connection:
         if dead is not None and self._grant is not None and dead.token == self._grant.token:
             self._grant = None
             raise VaultDenied(
-                "Vault no longer takes the token of the token file",
+                f"Vault no longer takes the token {self._login.origin}",
                 why="it has expired, was revoked, or never was one",
-                next_step=f"Put a new token into {self.settings.login.token_file}; a Vault Agent does it by itself",
+                next_step=self._login.next_step,
                 reason="token",
             )

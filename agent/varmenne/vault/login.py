@@ -46,6 +46,13 @@ class Login(Protocol):
     ours: ClassVar[bool]
     """Whether the token is ours to renew and to revoke."""
 
+    origin: ClassVar[str]
+    """Where the token comes from, for the error that it is dead and the way gives no other."""
+
+    @property
+    def next_step(self) -> str:
+        """What to do then."""
+
     def obtain(self, client: Any) -> Grant:
         """Get a token; ``client`` is a client of hvac without one, for methods that ask Vault.
 
@@ -61,6 +68,7 @@ class TokenFile:
     """Takes the token out of a file, such as the sink of a Vault Agent, and again whenever the file changes."""
 
     ours: ClassVar[bool] = False
+    origin: ClassVar[str] = "of the token file"
 
     def __init__(self, settings: LoginSettings) -> None:
         if not settings.token_file:
@@ -71,6 +79,11 @@ class TokenFile:
             )
         self._path = settings.token_file
         self._seen: tuple[int, ...] = ()
+
+    @property
+    def next_step(self) -> str:
+        """Name the file."""
+        return f"Put a new token into {self._path}; a Vault Agent does it by itself"
 
     def obtain(self, client: Any) -> Grant:  # noqa: ARG002 - the file is all that is needed
         """Read the file.
@@ -98,10 +111,31 @@ class TokenFile:
         return status.st_ino, status.st_size, status.st_mtime_ns
 
 
+class GivenToken:
+    """Uses a token that a person brings for one command, such as an administrator's. It is theirs: not revoked."""
+
+    ours: ClassVar[bool] = False
+    origin: ClassVar[str] = "that was given"
+    next_step: ClassVar[str] = "Log in to Vault anew, and give the new token"
+
+    def __init__(self, token: Secret) -> None:
+        self._token = token
+
+    def obtain(self, client: Any) -> Grant:  # noqa: ARG002 - the token is all that is needed
+        """Return the token."""
+        return Grant(self._token)
+
+    def changed(self) -> bool:
+        """There is only the one."""
+        return False
+
+
 class AppRole:
     """Logs in with a role ID and a secret ID."""
 
     ours: ClassVar[bool] = True
+    origin: ClassVar[str] = "that it has just given"
+    next_step: ClassVar[str] = "Ask Vault's administrators what revokes it"
 
     def __init__(self, settings: LoginSettings) -> None:
         if not settings.role_id:

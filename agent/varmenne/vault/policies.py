@@ -1,26 +1,59 @@
-"""The Vault policies of ``policies/``, shipped with the package and fitted to a mount and a prefix."""
+"""The Vault policies of ``policies/``, shipped with the package and fitted to a mount, a prefix and a customer."""
 
 from __future__ import annotations
 
 import re
 from importlib import resources
+from typing import TYPE_CHECKING
 
-from varmenne.vault.location import checked_path
+from varmenne.errors import InputError
+from varmenne.vault.location import checked_path, customer_segment
 
-POLICIES = ("agent", "consumer", "auditor")
+if TYPE_CHECKING:
+    from varmenne.vault.location import Location
+
+POLICIES = (
+    "agent",
+    "agent-own-prefix",
+    "publisher",
+    "consumer",
+    "auditor",
+    "credentials-writer",
+    "credentials-reader",
+    "setup",
+)
 """Names of the policies, each a file ``NAME.hcl``."""
+
+FOR_ONE_CUSTOMER = frozenset({"publisher", "consumer"})
+"""Policies whose paths name an environment, a customer and a channel."""
 
 WRITTEN_FOR_MOUNT = "secret"
 WRITTEN_FOR_PREFIX = "varmenne"
+WRITTEN_FOR_CUSTOMER = "test/1234567-8/ws"
 
 _RECORDS = re.compile(rf'^path "{WRITTEN_FOR_MOUNT}/(data|metadata)/{WRITTEN_FOR_PREFIX}/', re.MULTILINE)
+_CUSTOMER = re.compile(rf'^(path "[^"]*/){WRITTEN_FOR_CUSTOMER}/', re.MULTILINE)
+_MOUNT = re.compile(rf'^path "(sys/mounts/)?{WRITTEN_FOR_MOUNT}(/config)?"', re.MULTILINE)
 
 
-def policy_text(name: str, *, mount: str = WRITTEN_FOR_MOUNT, prefix: str = WRITTEN_FOR_PREFIX) -> str:
-    """Return a policy's HCL with the paths of records moved to ``mount`` and ``prefix``.
+def policy_text(
+    name: str,
+    *,
+    mount: str = WRITTEN_FOR_MOUNT,
+    prefix: str = WRITTEN_FOR_PREFIX,
+    location: Location | None = None,
+) -> str:
+    """Return a policy's HCL with its paths moved to ``mount`` and ``prefix`` and, where it is for one, to a customer.
+
+    Args:
+        name: one of :data:`POLICIES`.
+        mount: the KV mount.
+        prefix: the prefix of the records; for ``agent-own-prefix`` the part before the agent's own.
+        location: whose record it is, for those of :data:`FOR_ONE_CUSTOMER`; without it the example's stays.
 
     Raises:
         ConfigError: mount or prefix cannot be part of a path.
+        InputError: a policy for all customers is asked for one.
         KeyError: there is no such policy.
     """
     if name not in POLICIES:
@@ -28,4 +61,10 @@ def policy_text(name: str, *, mount: str = WRITTEN_FOR_MOUNT, prefix: str = WRIT
     checked_path(mount, "vault.mount")
     checked_path(prefix, "vault.prefix")
     text = resources.files("varmenne.vault").joinpath("policies", f"{name}.hcl").read_text(encoding="utf-8")
+    if location is not None:
+        if name not in FOR_ONE_CUSTOMER:
+            raise InputError(f"The policy {name} is not for one customer")
+        parts = (location.environment.value, customer_segment(location.customer), location.channel.value)
+        text = _CUSTOMER.sub(rf"\g<1>{'/'.join(parts)}/", text)
+    text = _MOUNT.sub(lambda found: f'path "{found[1] or ""}{mount}{found[2] or ""}"', text)
     return _RECORDS.sub(rf'path "{mount}/\1/{prefix}/', text)
