@@ -74,9 +74,9 @@ class Journal:
             opening.callback(self.close)
             with self._database.translated():
                 self._closing.callback(InUse(state_dir).close)
-            came_from = bring_up_to_date(self._database)
             self._record = SentRecord(state_dir)
-            self._epoch = past.refuse_past(self._database, self._record, came_from=came_from).epoch
+            bring_up_to_date(self._database, self._record)
+            self._epoch = past.refuse_past(self._database, self._record).epoch
             opening.pop_all()
 
     def __enter__(self) -> Self:

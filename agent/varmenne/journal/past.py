@@ -22,8 +22,6 @@ from varmenne.journal.owner import this_process
 from varmenne.journal.rows import write_event
 from varmenne.journal.sent import Mark, SentRecord
 
-WITHOUT_EPOCH = schema.REVISIONS[0]
-
 WAYS: dict[State | None, tuple[State, ...]] = {
     None: (State.PREPARED, State.KEYED, State.SUBMITTING, State.UNCERTAIN),
     State.PREPARED: (State.KEYED, State.SUBMITTING, State.UNCERTAIN),
@@ -66,10 +64,8 @@ def count_intent(connection: sa.Connection, epoch: str) -> Mark:
     return mark
 
 
-def refuse_past(database: Database, record: SentRecord, *, came_from: str | None) -> Mark:
+def refuse_past(database: Database, record: SentRecord) -> Mark:
     """Return how far the journal has come, if that is not less far than it was known to be.
-
-    A journal that came from a schema without epochs had no record to bring along.
 
     Raises:
         JournalError: requests were begun that this journal does not know, or may have been.
@@ -91,7 +87,7 @@ def refuse_past(database: Database, record: SentRecord, *, came_from: str | None
             why=why,
             next_step=next_step,
         )
-    if known is None and mark.sent > 0 and database.path is not None and came_from != WITHOUT_EPOCH:
+    if known is None and mark.sent > 0 and database.path is not None:
         raise JournalError(
             f"The journal {database.name} came here without the record of what was sent",
             why=f"{record.path} is missing; a copy of the journal alone may be older than what was sent",

@@ -73,7 +73,7 @@ def restore(state_dir: Path, settings: JournalSettings, backup: Path | None, now
     with contextlib.closing(lock):
         replaced = None if backup is None else _put_in_place(backup, state_dir / JOURNAL_NAME, now)
         with contextlib.closing(open_database(state_dir, settings)) as database:
-            bring_up_to_date(database)
+            bring_up_to_date(database, record)
             recorded = record.mark() is not None
             doubts = past.reconcile(database, record, now)
             return Restored(database.name, replaced, recorded, tuple(doubts), _newest(database, doubts))

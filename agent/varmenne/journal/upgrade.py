@@ -18,34 +18,37 @@ from varmenne.errors import JournalError
 from varmenne.journal import schema
 from varmenne.journal.copies import copy_sqlite
 from varmenne.journal.database import Database, open_sqlite
+from varmenne.journal.past import read_mark
+from varmenne.journal.sent import SentRecord
 
 NEWEST = schema.REVISIONS[-1]
+WITHOUT_EPOCH = schema.REVISIONS[0]
 
 _LOCK = 0x7661726D
 """Key of PostgreSQL's advisory lock for upgrades: `varm`."""
 
 
-def bring_up_to_date(database: Database) -> str | None:
+def bring_up_to_date(database: Database, record: SentRecord) -> None:
     """Make the schema what this varmenne needs. Of several processes that open at once, one does it.
-
-    Returns the revision that the database had before, ``None`` if it is new.
 
     Raises:
         JournalError: the schema is newer, or it could not be migrated; then nothing is changed.
     """
     with database.reading() as connection:
         if _quick_look(connection) == NEWEST:
-            return NEWEST
+            return
     with _alone(database) as connection:
         found = _revision(connection)
+        if found == NEWEST:
+            return
         if found is None:
             _create(connection)
-        elif found == NEWEST:
-            pass
         elif found in schema.REVISIONS:
             copy = None if database.path is None else _backup(database, database.path)
             try:
                 _migrate(connection)
+                if found == WITHOUT_EPOCH:
+                    _begin_record(database, connection, record)
             except BaseException:
                 if copy is not None:
                     copy.unlink()
@@ -56,7 +59,6 @@ def bring_up_to_date(database: Database) -> str | None:
                 why=f"its schema is {found}, this varmenne knows {NEWEST}",
                 next_step="Use the newer varmenne, or restore a backup from before",
             )
-    return found
 
 
 def _quick_look(connection: sa.Connection) -> str | None:
@@ -115,6 +117,17 @@ def _backup(database: Database, path: Path) -> Path:
     return copy
 
 
+def _begin_record(database: Database, connection: sa.Connection, record: SentRecord) -> None:
+    """Begin the record beside a journal that had none, before its first epoch can be seen by anybody.
+
+    A record that knows of more is left alone: then the journal is an old copy, and is refused next.
+    """
+    mark, known = read_mark(connection), record.mark()
+    if known is None or known.sent <= mark.sent:
+        with database.translated():
+            record.note(mark)
+
+
 def _migrate(connection: sa.Connection) -> None:
     """Run the migrations that are missing, all or none."""
     from alembic.config import Config
@@ -124,7 +137,7 @@ def _migrate(connection: sa.Connection) -> None:
     folder = Path(__file__).with_name("migrations")
     script = ScriptDirectory(str(folder), version_locations=[str(folder / "versions")])
     # Before Alembic came, a journal had the first tables and no mark.
-    start = None if sa.inspect(connection).has_table(schema.revision.name) else schema.REVISIONS[0]
+    start = None if sa.inspect(connection).has_table(schema.revision.name) else WITHOUT_EPOCH
 
     def missing(revision: Any, _context: Any) -> Any:
         return script._upgrade_revs(NEWEST, revision)  # noqa: SLF001 - the way of Alembic's own commands
