@@ -93,7 +93,13 @@ def what_next(row: Enrollment) -> str:
   varmenne list --customer-id 0123456-7
 """,
 )
-@click.option("--state", type=one_of(State), multiple=True, help="Only these states; may be repeated.")
+@click.option(
+    "--state",
+    metavar="STATE",
+    type=one_of(State),
+    multiple=True,
+    help=f"Only this state; may be repeated. States: {', '.join(State)}.",
+)
 @click.option("--customer-id", metavar="ID", help="Only this customer.")
 @common_options
 @click.pass_obj
