@@ -128,8 +128,23 @@ class LoginSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """How to log in to Vault."""
 
     method: Annotated[
-        str, msgspec.Meta(pattern=r"^(token-file|approle)$", description="`token-file` or `approle`.")
+        str,
+        msgspec.Meta(
+            pattern=r"^(token-file|approle|jwt|cert|kubernetes)$",
+            description="`token-file`, `approle`, `jwt` (signed by a key in the token: no stored secret), `cert` (a TLS "
+            "client certificate) or `kubernetes`.",
+        ),
     ] = "token-file"
+    mount: Annotated[
+        str, msgspec.Meta(description="Mount of the auth method. Empty means the method's own name, such as `approle`.")
+    ] = ""
+    role: Annotated[
+        str,
+        msgspec.Meta(
+            description="Role to log in as, for `jwt`, `cert` and `kubernetes`; for `approle` the role that a wrapped "
+            "secret ID has to be of."
+        ),
+    ] = ""
     token_file: Annotated[
         str,
         msgspec.Meta(
@@ -141,7 +156,33 @@ class LoginSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         SecretSource | None,
         msgspec.Meta(description="Where the AppRole secret ID comes from; the same forms as `token.pin`."),
     ] = None
-    mount: Annotated[Text, msgspec.Meta(description="Mount of the AppRole auth method.")] = "approle"
+    wrapped_secret_id: Annotated[
+        SecretSource | None,
+        msgspec.Meta(
+            description="Where a wrapping token comes from that holds the secret ID. It is opened at the first login; a "
+            "file is removed then. The secret ID is kept in the file of `secret_id`, or else in memory alone."
+        ),
+    ] = None
+    jwt_key: Annotated[
+        str,
+        msgspec.Meta(
+            pattern=r"^([0-9a-f]{32})?$",
+            description="`CKA_ID` of the key in the token that signs logins by `jwt`, hexadecimal. It does nothing else; "
+            "`varmenne vault login-key` makes it.",
+        ),
+    ] = ""
+    jwt_issuer: Annotated[Text, msgspec.Meta(description="Issuer in the JWT, `bound_issuer` in Vault.")] = "varmenne"
+    jwt_subject: Annotated[
+        Text, msgspec.Meta(description="Subject in the JWT, `bound_subject` of the role: one for each agent.")
+    ] = "varmenne"
+    jwt_audience: Annotated[Text, msgspec.Meta(description="Audience in the JWT, `bound_audiences` of the role.")] = (
+        "vault"
+    )
+    cert_file: Annotated[str, msgspec.Meta(description="PEM file of the TLS client certificate, for `cert`.")] = ""
+    cert_key_file: Annotated[str, msgspec.Meta(description="PEM file of its private key, not encrypted.")] = ""
+    service_account_file: Annotated[
+        Text, msgspec.Meta(description="File of the pod's service account token, for `kubernetes`.")
+    ] = "/var/run/secrets/kubernetes.io/serviceaccount/token"
 
 
 class VaultSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -223,12 +264,16 @@ PATHS: tuple[tuple[str, ...], ...] = (
     ("trust", "directory"),
     ("vault", "ca_file"),
     ("vault", "login", "token_file"),
+    ("vault", "login", "cert_file"),
+    ("vault", "login", "cert_key_file"),
+    ("vault", "login", "service_account_file"),
 )
 """Settings that are paths, and so are resolved against the file's folder."""
 
 SECRET_SOURCES: tuple[tuple[str, ...], ...] = (
     ("token", "pin"),
     ("vault", "login", "secret_id"),
+    ("vault", "login", "wrapped_secret_id"),
     ("journal", "password"),
 )
 """Settings that name a secret's source; the path in ``file:PATH`` is resolved likewise."""

@@ -13,6 +13,7 @@ from varmenne.clock import Clock, system_clock
 from varmenne.service.trust import TrustAnchors, load_trust
 
 if TYPE_CHECKING:
+    from varmenne.domain.keys import KeyId, Signer
     from varmenne.journal import Journal
     from varmenne.service.client import CertificateService
     from varmenne.settings import Settings
@@ -82,7 +83,11 @@ class Parts:
         """Vault."""
         from varmenne.vault import CertificateStore
 
-        return CertificateStore(self.settings.vault, clock=self.clock)
+        return CertificateStore(self.settings.vault, clock=self.clock, signer=self._signer)
+
+    def _signer(self, key_id: KeyId) -> Signer:
+        """Return the signer of a key in the token, which is not opened unless a login to Vault needs it."""
+        return self.token.signer(key_id)
 
     def trust(self) -> TrustAnchors:
         """Read the trust anchors of the settings' environment, valid at present."""

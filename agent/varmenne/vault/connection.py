@@ -15,13 +15,15 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from varmenne.errors import VaultDenied
-from varmenne.vault.login import METHODS, Grant, Login, granted
+from varmenne.vault.login import Grant, Login, Means, granted
+from varmenne.vault.methods import METHODS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from datetime import datetime
 
     from varmenne.clock import Clock
+    from varmenne.domain.keys import KeyId, Signer
     from varmenne.settings import VaultSettings
 
 log = logging.getLogger(__name__)
@@ -63,11 +65,18 @@ class Patience:
 class Connection:
     """One session of one process with Vault; not for several threads at once."""
 
-    def __init__(self, settings: VaultSettings, clock: Clock, patience: Patience, login: Login | None = None) -> None:
+    def __init__(
+        self,
+        settings: VaultSettings,
+        clock: Clock,
+        patience: Patience,
+        login: Login | None = None,
+        signer: Callable[[KeyId], Signer] | None = None,
+    ) -> None:
         self.settings = settings
         self._clock = clock
         self._patience = patience
-        self._login: Login = METHODS[settings.login.method](settings.login) if login is None else login
+        self._login = METHODS[settings.login.method](settings.login, Means(clock, signer)) if login is None else login
         self._client_made: Any = None
         self._grant: Grant | None = None
         self._granted_at: datetime | None = None

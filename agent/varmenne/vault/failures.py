@@ -139,6 +139,16 @@ BY_WORDS: tuple[tuple[str, Failure], ...] = (
         Failure(VaultDenied, "The AppRole login needs a secret ID", "Set vault.login.secret_id", reason="login"),
     ),
     (
+        "wrapping token is not valid or does not exist",
+        Failure(
+            VaultDenied,
+            "ALARM: somebody has opened this wrapping token before you, or it has expired",
+            "If its time was not over, somebody else knows what it held: have it made anew, and find out who",
+            why="a wrapping token can be opened once; Vault's audit log tells when and from where that was done",
+            reason="opened",
+        ),
+    ),
+    (
         "source address",
         Failure(
             VaultDenied,
@@ -261,7 +271,7 @@ def error_of(exc: BaseException, doing: str, address: str) -> VaultError:
     if failure.executed:
         facts["executed"] = "unknown"
     return failure.error(
-        f"{failure.what} ({doing})", why=failure.why or _reason(exc), next_step=failure.next_step, **facts
+        f"{failure.what} ({doing})", why=failure.why or reason_of(exc), next_step=failure.next_step, **facts
     )
 
 
@@ -299,7 +309,7 @@ def _words(exc: BaseException) -> str:
     return " ".join([*answers, *(str(seen) for seen in _chain(exc))])
 
 
-def _reason(exc: BaseException) -> str:
+def reason_of(exc: BaseException) -> str:
     """Return the cause in one line, without the library's wrapping."""
     if isinstance(exc, hv.VaultError):
         # The words of Vault's answer; hvac would add the URL.

@@ -1,11 +1,7 @@
-"""Ways to log in to Vault. Each turns what it has into a :class:`Grant`; the connection keeps and renews that.
+"""What a way to log in to Vault is, and the two that ask Vault nothing: a token's file, and a token that is given.
 
-=============  ==========================================  ====================  =========
-method         what it needs                               the token belongs to  at close
-=============  ==========================================  ====================  =========
-``token-file`` a file that somebody else keeps fresh       its writer            left alone
-``approle``    a role ID, and a secret ID from its source  us                    revoked
-=============  ==========================================  ====================  =========
+Each way turns what it has into a :class:`Grant`; the connection keeps and renews that. The table of all ways is in
+:mod:`varmenne.vault.methods`.
 """
 
 from __future__ import annotations
@@ -19,10 +15,11 @@ from varmenne.errors import ConfigError, VaultDenied, VaultError
 from varmenne.secret_sources import read_secret
 
 if TYPE_CHECKING:
-    from varmenne.settings import LoginSettings
+    from collections.abc import Callable
 
-READ_ONCE = ("prompt", "fd")
-"""Kinds of sources that give their secret only once: it is kept in memory for another login."""
+    from varmenne.clock import Clock
+    from varmenne.domain.keys import KeyId, Signer
+    from varmenne.settings import LoginSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +35,19 @@ class Grant:
     token: Secret
     ttl_seconds: float = 0.0
     renewable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What a way to log in may use besides its settings.
+
+    Attributes:
+        clock: the time of day.
+        signer: returns the signer of a key in the PKCS#11 token, where there is one.
+    """
+
+    clock: Clock
+    signer: Callable[[KeyId], Signer] | None = None
 
 
 class Login(Protocol):
@@ -70,7 +80,7 @@ class TokenFile:
     ours: ClassVar[bool] = False
     origin: ClassVar[str] = "of the token file"
 
-    def __init__(self, settings: LoginSettings) -> None:
+    def __init__(self, settings: LoginSettings, means: Means) -> None:  # noqa: ARG002 - all ways are made alike
         if not settings.token_file:
             raise ConfigError(
                 "The setting vault.login.token_file is missing",
@@ -130,73 +140,6 @@ class GivenToken:
         return False
 
 
-class AppRole:
-    """Logs in with a role ID and a secret ID."""
-
-    ours: ClassVar[bool] = True
-    origin: ClassVar[str] = "that it has just given"
-    next_step: ClassVar[str] = "Ask Vault's administrators what revokes it"
-
-    def __init__(self, settings: LoginSettings) -> None:
-        if not settings.role_id:
-            raise ConfigError(
-                "The setting vault.login.role_id is missing",
-                why="vault.login.method is approle",
-                next_step="`bao read auth/approle/role/NAME/role-id` shows it",
-            )
-        self._settings = settings
-        self._kept: Secret | None = None
-
-    def obtain(self, client: Any) -> Grant:
-        """Ask Vault for a token.
-
-        Raises:
-            ConfigError: the secret ID's source cannot be read.
-            InputError: it gives nothing usable.
-            VaultDenied: there is nobody to log in at.
-            VaultError: what answers is not Vault.
-        """
-        from hvac.exceptions import Forbidden
-
-        secret = self._secret_id()
-        try:
-            answer = client.auth.approle.login(
-                self._settings.role_id,
-                secret.reveal() if secret else None,
-                use_token=False,
-                mount_point=self._settings.mount,
-            )
-        except Forbidden:
-            # A login needs no rights: a 403 here is not about a policy.
-            raise VaultDenied(
-                "Vault refused the login",
-                why=f"most likely there is no AppRole auth method at the mount {self._settings.mount}",
-                next_step="Check vault.login.mount and vault.namespace",
-                reason="login",
-            ) from None
-        return granted(answer)
-
-    def changed(self) -> bool:
-        """Nobody replaces our own token but we."""
-        return False
-
-    def _secret_id(self) -> Secret | None:
-        """Fetch the secret ID anew, since its file may have been replaced, unless its source gives it only once."""
-        source = self._settings.secret_id
-        if source is None:
-            return None
-        if self._kept is not None:
-            return self._kept
-        secret = read_secret(source, what="AppRole secret ID")
-        if source.partition(":")[0] in READ_ONCE:
-            self._kept = secret
-        return secret
-
-
-METHODS: dict[str, type[TokenFile | AppRole]] = {"token-file": TokenFile, "approle": AppRole}
-"""``vault.login.method`` → how it is done."""
-
-
 def granted(answer: Any) -> Grant:
     """Read the part ``auth`` of Vault's answer to a login or a renewal.
 
@@ -211,3 +154,35 @@ def granted(answer: Any) -> Grant:
             "The answer to the login is not one of Vault",
             next_step="Check vault.address: something else may be listening there",
         ) from None
+
+
+def ask(client: Any, mount: str, body: dict[str, str], *, next_step: str) -> Grant:
+    """Log in at an auth method.
+
+    Args:
+        client: a client of hvac without a token.
+        mount: the auth method's mount.
+        body: what it is told.
+        next_step: what a person can do if it refuses.
+
+    Raises:
+        VaultDenied: Vault refuses the login; its words are the reason.
+        VaultError: what answers is not Vault.
+    """
+    from hvac.exceptions import Forbidden, InvalidRequest
+
+    from varmenne.vault.failures import failure_of, reason_of
+
+    try:
+        answer = client.adapter.post(f"/v1/auth/{mount}/login", json=body)
+    except (Forbidden, InvalidRequest) as exc:
+        # A login needs no rights: a 403 here is not about a policy. What has words of its own keeps them.
+        if failure_of(exc).reason == "login" or failure_of(exc).retry:
+            raise
+        raise VaultDenied(
+            "Vault refused the login",
+            why=f"{reason_of(exc)}, at the auth method {mount}",
+            next_step=next_step,
+            reason="login",
+        ) from None
+    return granted(answer)

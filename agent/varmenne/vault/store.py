@@ -16,17 +16,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 from varmenne.domain.check import Check, Verdict
-from varmenne.errors import ConfigError, InputError, VaultConflict, VaultError
+from varmenne.errors import InputError, VarmenneError, VaultConflict, VaultError
 from varmenne.vault import checks
 from varmenne.vault.connection import Connection, Patience
 from varmenne.vault.location import Location, checked_path
 from varmenne.vault.record import DIGEST, OPERATION
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from varmenne.clock import Clock
     from varmenne.domain.identifiers import Channel, CustomerId, Environment
+    from varmenne.domain.keys import KeyId, Signer
     from varmenne.settings import VaultSettings
 
 log = logging.getLogger(__name__)
@@ -82,15 +83,23 @@ class CertificateStore:
         settings: where Vault is and how to log in.
         clock: the time of day, for renewing the token.
         patience: how long to try again what may pass by itself.
+        signer: returns the signer of a key in the PKCS#11 token, for the login by `jwt`.
 
     Raises:
         ConfigError: mount or prefix are no usable paths, or the login's settings are incomplete.
     """
 
-    def __init__(self, settings: VaultSettings, *, clock: Clock, patience: Patience | None = None) -> None:
+    def __init__(
+        self,
+        settings: VaultSettings,
+        *,
+        clock: Clock,
+        patience: Patience | None = None,
+        signer: Callable[[KeyId], Signer] | None = None,
+    ) -> None:
         self._mount = checked_path(settings.mount, "vault.mount")
         self._prefix = checked_path(settings.prefix, "vault.prefix")
-        self._connection = Connection(settings, clock, patience or Patience())
+        self._connection = Connection(settings, clock, patience or Patience(), signer=signer)
         self._mount_checked = False
 
     def __enter__(self) -> Self:
@@ -116,7 +125,7 @@ class CertificateStore:
         for name, made in checks.CHECKS:
             try:
                 found.append(made(self._connection, location.path))
-            except (VaultError, ConfigError, InputError) as exc:
+            except VarmenneError as exc:
                 found.append(Check(name, Verdict.FAIL, str(exc), exc.next_step))
                 break
         return tuple(found)

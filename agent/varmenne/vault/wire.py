@@ -61,6 +61,7 @@ def new_client(settings: VaultSettings, token: Secret | None = None) -> hvac.Cli
         url=settings.address,
         token=token.reveal() if token else "",
         verify=verify,
+        cert=_client_certificate(settings),
         timeout=(settings.connect_timeout_seconds, settings.read_timeout_seconds),
         session=session,
         namespace=settings.namespace or None,
@@ -83,6 +84,26 @@ def _trusted(settings: VaultSettings) -> str | bool:
                 next_step="Set vault.ca_file to a PEM file of the CA that signed Vault's TLS certificate",
             ) from exc
     return settings.ca_file
+
+
+def _client_certificate(settings: VaultSettings) -> tuple[str, str] | None:
+    """Return the files of the TLS client certificate and its key, for the login by it.
+
+    Raises:
+        ConfigError: they cannot be used together. (An encrypted key would have OpenSSL ask on the terminal.)
+    """
+    login = settings.login
+    if login.method != "cert":
+        return None
+    try:
+        ssl.create_default_context().load_cert_chain(login.cert_file, login.cert_key_file, password="")
+    except (OSError, ssl.SSLError) as exc:
+        raise ConfigError(
+            f"The TLS client certificate {login.cert_file} and its key {login.cert_key_file} cannot be used",
+            why=exc.strerror or str(exc),
+            next_step="Set vault.login.cert_file and cert_key_file to PEM files that belong together, not encrypted",
+        ) from exc
+    return login.cert_file, login.cert_key_file
 
 
 def _refuse_insecure_redirect(response: requests.Response, *_: Any, **__: Any) -> None:
