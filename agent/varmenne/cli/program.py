@@ -34,7 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "history": ("look", "Show every transition of one enrollment."),
     "journal": ("journal", "Show, check, back up and restore the journal, which remembers every step."),
     "trust": ("trust", "Bring trust anchors in, look at them, take them out."),
-    "service": ("service", "Verify stored answers of the certificate service, offline."),
+    "service": ("service", "Look at stored answers of the certificate service, and verify them offline."),
     "vault": ("vault", "Set Vault up for varmenne, and check what our role may do there."),
     "testbench": ("testbench", "Run a stand-in for the certificate service, for trials and tests."),
     "completion": ("completion", "Print the completion script for a shell."),

@@ -1,4 +1,4 @@
-"""``varmenne service``: look at the certificate service's answers without asking it anything."""
+"""``varmenne service``: the certificate service's answers, looked at without asking it anything."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NOT_VERIFIED = 1
     epilog=f"""{EXAMPLE}Examples:
   varmenne service verify --operation getCertificate answer.xml
   varmenne service verify --operation signNewCertificate --trust services-ca.pem --json answer.xml
-  varmenne service verify --help
+  varmenne service answers 20261124-7f3a9c21
 """
 )
 def service() -> None:
@@ -72,6 +72,73 @@ def verify(app: App, *, files: tuple[str, ...], operation: str, trust_files: tup
         click.echo(json.dumps(line, ensure_ascii=False) if app.json else _told(line))
     if failed:
         raise click.exceptions.Exit(NOT_VERIFIED)
+
+
+@service.command(
+    epilog=f"""{EXAMPLE}Examples:
+  varmenne service answers 20261124-7f3a9c21
+  varmenne service answers 20261124-7f3a9c21 --json | jq '.[] | select(.verdict != "verified")'
+  varmenne service answers 20261124-7f3a9c21 --out evidence
+"""
+)
+@click.argument("enrollment", metavar="ID")
+@click.option(
+    "--out", metavar="DIR", type=click.Path(path_type=Path), help="Write each answer to a file in this folder."
+)
+@common_options
+@click.pass_obj
+def answers(app: App, *, enrollment: str, out: Path | None) -> None:
+    """List the service's answers to an enrollment, as they came, with what verification said of each.
+
+    Refused answers are evidence for the service's support and for auditors. --out writes them to files that only their
+    owner can read, and that `varmenne service verify` takes.
+    """
+    import hashlib
+
+    from varmenne.domain.identifiers import enrollment_id
+
+    with app.parts(app.settings()) as parts:
+        row = parts.journal.get(enrollment_id(enrollment))
+        stored = parts.journal.answers(row.id)
+    data = [
+        {
+            "number": answer.id,
+            "at": f"{answer.at:%Y-%m-%dT%H:%M:%SZ}",
+            "operation": answer.operation,
+            "http_status": answer.http_status,
+            "bytes": len(answer.body),
+            "sha256": hashlib.sha256(answer.body).hexdigest(),
+            "verdict": answer.verdict,
+            "file": None if out is None else str(out / f"{row.id}-{answer.id}-{answer.operation}.xml"),
+        }
+        for answer in stored
+    ]
+    for answer, line in zip(stored, data, strict=True):
+        if out is not None:
+            _write_private(Path(str(line["file"])), answer.body)
+    lines = [
+        f"{line['at']}  {line['operation']:<19} HTTP {line['http_status']}  {line['verdict'] or 'not looked at'}"
+        + (f"  {line['file']}" if out is not None else "")
+        for line in data
+    ]
+    app.emit(data, "\n".join(lines) or "The service has not answered this enrollment yet.")
+
+
+def _write_private(path: Path, content: bytes) -> None:
+    """Write evidence to a new file that only its owner can read. Nothing is overwritten."""
+    import os
+
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
+    except OSError as exc:
+        raise InputError(
+            f"{path} cannot be written",
+            why=exc.strerror or str(exc),
+            next_step="Name another folder; nothing is overwritten",
+        ) from exc
 
 
 def _moment(at: str | None) -> datetime:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
@@ -14,12 +14,12 @@ from varmenne.enrollment.enroll import unfinished
 from varmenne.enrollment.preflight import PROBE_LIFETIME, refuse_other_token
 from varmenne.enrollment.reconcile import reconcile
 from varmenne.errors import VarmenneError
-from varmenne.service.trust import KNOWN_CAS
+from varmenne.service.trust_check import check_trust
+from varmenne.service.trust_store import TrustStore
 
 if TYPE_CHECKING:
     from varmenne.enrollment.parts import Parts
 
-ANCHOR_WARNING = timedelta(days=365)
 CLOCK_TOLERANCE = timedelta(minutes=3)
 NO_CUSTOMER = CustomerId("doctor")
 """Stands for a customer in the path whose rights are asked for; nothing is written there."""
@@ -46,28 +46,8 @@ def _journal(parts: Parts) -> Iterator[Check]:
 
 
 def _trust(parts: Parts) -> Iterator[Check]:
-    """Are there anchors for both purposes, are they the published ones, and how long do they last?"""
-    from cryptography import x509
-
-    trust = parts.trust()
-    for role, anchors in (("services", trust.services), ("providers", trust.providers)):
-        for der in anchors:
-            certificate = x509.load_der_x509_certificate(der)
-            fingerprint = facts.sha256(der)
-            told = f"{certificate.subject.rfc4514_string()}, SHA-256 {fingerprint}"
-            end = certificate.not_valid_after_utc
-            name = f"trust anchor, {role}"
-            if end - parts.now < ANCHOR_WARNING:
-                yield Check(name, Verdict.WARN, f"{told}; it ends on {end:%Y-%m-%d}", "Add its successor beside it")
-            elif fingerprint in KNOWN_CAS:
-                yield Check(name, Verdict.OK, f"{told}, as published")
-            else:
-                yield Check(
-                    name,
-                    Verdict.WARN,
-                    f"{told}; varmenne does not know this fingerprint",
-                    "Compare it with the one that its owner publishes; a bench has CAs of its own",
-                )
+    """Are there anchors for both purposes, why are they believed, and how long do they last?"""
+    return check_trust(TrustStore(parts.settings.trust_dir, parts.settings.environment), parts.now)
 
 
 def _token(parts: Parts) -> Iterator[Check]:
@@ -99,12 +79,22 @@ def _service(parts: Parts) -> Iterator[Check]:
         f"{parts.service.endpoint.url}, {greeting.tls_version}, certificate of {greeting.subject} "
         f"until {greeting.not_after}",
     )
-    if greeting.date:
-        off = parts.now - parsedate_to_datetime(greeting.date)
+    their_time = _time_of(greeting.date)
+    if their_time is not None:
+        off = parts.now - their_time
         if abs(off) > CLOCK_TOLERANCE:
             yield Check("clock", Verdict.WARN, f"{off} away from the service's", "Set it, or let NTP do so")
         else:
             yield Check("clock", Verdict.OK, "agrees with the service's")
+
+
+def _time_of(date: str) -> datetime | None:
+    """Read the Date header of an answer; what cannot be read says nothing."""
+    try:
+        moment = parsedate_to_datetime(date)
+    except (ValueError, TypeError):
+        return None
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
 def _vault(parts: Parts) -> Iterator[Check]:
