@@ -131,8 +131,8 @@ class LoginSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         str,
         msgspec.Meta(
             pattern=r"^(token-file|approle|jwt|cert|kubernetes)$",
-            description="`token-file`, `approle`, `jwt` (signed by a key in the token: no stored secret), `cert` (a TLS "
-            "client certificate) or `kubernetes`.",
+            description="`token-file`, `approle`, `jwt` (signed by a key in the token: no stored secret), `cert` (a "
+            "TLS client certificate) or `kubernetes`.",
         ),
     ] = "token-file"
     mount: Annotated[
@@ -159,16 +159,16 @@ class LoginSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     wrapped_secret_id: Annotated[
         SecretSource | None,
         msgspec.Meta(
-            description="Where a wrapping token comes from that holds the secret ID. It is opened at the first login; a "
-            "file is removed then. The secret ID is kept in the file of `secret_id`, or else in memory alone."
+            description="Where a wrapping token comes from that holds the secret ID. It is opened at the first login, "
+            "and its file removed. The secret ID is kept in the file of `secret_id`, or else in memory alone."
         ),
     ] = None
     jwt_key: Annotated[
         str,
         msgspec.Meta(
             pattern=r"^([0-9a-f]{32})?$",
-            description="`CKA_ID` of the key in the token that signs logins by `jwt`, hexadecimal. It does nothing else; "
-            "`varmenne vault login-key` makes it.",
+            description="`CKA_ID` of the key in the token that signs logins by `jwt`, hexadecimal. It does nothing "
+            "else; `varmenne vault login-key` makes it.",
         ),
     ] = ""
     jwt_issuer: Annotated[Text, msgspec.Meta(description="Issuer in the JWT, `bound_issuer` in Vault.")] = "varmenne"

@@ -249,3 +249,32 @@ def test_a_wrapped_secret_id_goes_to_a_private_file(stage: Stage, fresh: str, ad
     assert stage.run(*arguments).code == 4
     assert file.read_bytes() == before
     assert root.auth.approle.list_secret_id_accessors(role)["data"]["keys"] == accessors
+
+
+def test_a_login_key_that_needs_no_stored_secret(stage: Stage, tmp_path: Path) -> None:
+    """The printed commands and settings are enough: the key signs a login, doctor does not take it for a stray key."""
+    role, mount = f"varmenne-agent-{stage.vault.settings.mount}", f"jwt-{stage.vault.settings.mount}"
+    login: dict[str, Any] = {"method": "jwt", "mount": mount, "role": role}
+    stage.configure(vault={"login": login | {"jwt_key": ""}})
+    made = stage.run("vault", "login-key", "--role", role, "--subject", "agent-7", "--json")
+    assert made.code == 0
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "bao").symlink_to(find_binary())
+    environment = {
+        "PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        "HOME": str(tmp_path),
+        "BAO_ADDR": stage.vault.server.address,
+        "BAO_TOKEN": stage.vault.server.root_token.reveal(),
+    }
+    shell = [str(shutil.which("bash")), "-eu"]
+    commands = made.json["commands"]
+    subprocess.run(shell, input=commands, text=True, check=True, capture_output=True, env=environment)
+    stage.configure(vault={"login": login | {"jwt_key": made.json["key_id"], "jwt_subject": "agent-7"}})
+    assert stage.run("vault", "check").code == 0
+    keys = stage.keys()
+    again = stage.run("vault", "login-key", "--json")
+    assert (again.json["key_id"], again.json["public_key"]) == (made.json["key_id"], made.json["public_key"])
+    assert stage.keys() == keys
+    found = {line["name"]: line for line in stage.run("doctor", "--json").json}
+    assert "keys without a row" not in found
+    stage.vault.root.sys.disable_auth_method(mount)

@@ -19,7 +19,7 @@ from varmenne.domain.identifiers import Channel, CustomerId, Environment
 from varmenne.vault import CertificateStore, Location, Patience
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from varmenne.settings import VaultSettings
 
@@ -28,15 +28,26 @@ __all__ = ["openbao", "vault"]
 IMPATIENT = Patience(attempts=4, first_wait_seconds=0.02, longest_wait_seconds=0.1, total_seconds=5)
 
 
-@pytest.fixture
-def where(vault: Vault) -> Location:
-    """The location of one customer's record."""
+def _where(settings: VaultSettings) -> Location:
+    """Return the location of one customer's record under the settings' prefix."""
     return Location(
-        prefix=vault.settings.prefix,
+        prefix=settings.prefix,
         environment=Environment.TEST,
         customer=CustomerId("1234567-8"),
         channel=Channel.WS,
     )
+
+
+@pytest.fixture
+def where(vault: Vault) -> Location:
+    """The location of one customer's record."""
+    return _where(vault.settings)
+
+
+@pytest.fixture
+def where_of() -> Callable[[VaultSettings], Location]:
+    """The location of one customer's record, for other settings."""
+    return _where
 
 
 @pytest.fixture

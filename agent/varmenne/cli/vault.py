@@ -191,6 +191,46 @@ def _location(settings: Settings, customer: str, channel: str) -> Location:
     )
 
 
+@vault.command(
+    name="login-key",
+    epilog=f"""{EXAMPLE}Examples:
+  varmenne vault login-key
+  varmenne vault login-key --subject agent-7 --role varmenne-agent
+  varmenne vault login-key --json | jq -r .public_key > login-key.pem
+""",
+)
+@click.option("--role", metavar="NAME", default="varmenne-agent", show_default=True, help="Role of the JWT method.")
+@click.option("--subject", metavar="NAME", help="Subject of this agent in its JWTs; otherwise as the settings say.")
+@common_options
+@click.pass_obj
+def login_key(app: App, *, role: str, subject: str | None) -> None:
+    """Make a key in the token that signs logins to Vault and does nothing else, and tell how to make it known there.
+
+    If the settings name such a key already, that one is shown. No secret leaves the token, and none is stored.
+    """
+    from varmenne.domain.keys import KeyId, new_key_id
+    from varmenne.settings import CONFIG_NAME
+    from varmenne.vault.identity import jwt_setup
+
+    settings = app.settings()
+    login = settings.vault.login
+    with app.parts(settings, notice=False) as parts:
+        parts.token.login()
+        if login.jwt_key:
+            key_id = KeyId(bytes.fromhex(login.jwt_key))
+            public_key = parts.token.signer(key_id).public_key
+        else:
+            key_id = new_key_id()
+            public_key = parts.token.generate(key_id, f"vault-login-{key_id.hex()[:8]}").public_key
+    subject = subject or login.jwt_subject
+    pem, commands = jwt_setup(login, role, subject, public_key)
+    words = (
+        f'# In {CONFIG_NAME}:\n[vault.login]\nmethod = "jwt"\nrole = "{role}"\njwt_key = "{key_id.hex()}"\n'
+        f'jwt_subject = "{subject}"\n\n# In Vault; with several agents, their keys go into one list:\n{commands}'
+    )
+    app.emit({"key_id": key_id.hex(), "public_key": pem, "subject": subject, "commands": commands}, words)
+
+
 @contextlib.contextmanager
 def _as_administrator(settings: Settings, source: str) -> Iterator[Connection]:
     """Open a session with the token that an administrator brings; it is not revoked, since it is theirs."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import secrets
+import shlex
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -78,7 +80,7 @@ class SignedToken:
 
 
 class ClientCertificate:
-    """Logs in with the TLS client certificate of the connection, which :mod:`varmenne.vault.wire` has the client show."""
+    """Logs in with the TLS client certificate that :mod:`varmenne.vault.wire` gives to the connection."""
 
     ours: ClassVar[bool] = True
     origin: ClassVar[str] = "that it has just given"
@@ -156,6 +158,30 @@ class Kubernetes:
         if not text or len(text) > MAX_SECRET_BYTES:
             raise InputError(f"{path} holds no service account token")
         return Secret(text)
+
+
+def jwt_setup(login: LoginSettings, role: str, subject: str, public_key: bytes) -> tuple[str, str]:
+    """Return a login key in PEM, and the shell commands that make it known to Vault.
+
+    Args:
+        login: has the mount, the issuer and the audience.
+        role: the role to make, and the policy that it has.
+        subject: the subject that the role is bound to.
+        public_key: DER ``SubjectPublicKeyInfo``.
+    """
+    mount = login.mount if login.method == "jwt" and login.mount else "jwt"
+    lines = textwrap.wrap(base64.b64encode(public_key).decode("ascii"), 64)
+    pem = "\n".join(("-----BEGIN PUBLIC KEY-----", *lines, "-----END PUBLIC KEY-----"))
+    bound = f"bound_subject={shlex.quote(subject)} bound_audiences={shlex.quote(login.jwt_audience)}"
+    commands = (
+        f"bao auth enable -path={mount} jwt\n"
+        f"bao write auth/{mount}/config bound_issuer={shlex.quote(login.jwt_issuer)} jwt_validation_pubkeys=- <<'EOF'\n"
+        f"{pem}\nEOF\n"
+        f"bao write auth/{mount}/role/{role} role_type=jwt user_claim=sub {bound} \\\n"
+        f"  expiration_leeway=-1 clock_skew_leeway=10 token_policies={role} token_no_default_policy=true \\\n"
+        f"  token_ttl=1200 token_max_ttl=14400"
+    )
+    return pem, commands
 
 
 def _need(settings: LoginSettings, name: str, what: str) -> None:
