@@ -115,6 +115,21 @@ def test_a_restore_without_the_record_warns(config: Path, tmp_path: Path) -> Non
     assert "no record of what was sent after the backup" in done.err
 
 
+def test_list_gives_pages(config: Path) -> None:
+    """A page has so many, and the next one begins after its last ID; together they are what no limit gives."""
+    with Journal(config.parent / "state") as journal:
+        ids = sorted(add(journal).id for _ in range(5))
+
+    def listed(*arguments: str) -> list[str]:
+        return [row["id"] for row in run_main("--config", str(config), "list", "--json", *arguments).json]
+
+    first = listed("--limit", "3")
+    assert first + listed("--limit", "3", "--after", first[-1]) == ids
+    assert sorted(listed()) == ids
+    assert listed("--after", ids[3], "--customer-id", "0123456-7") == ids[4:]
+    assert listed("--customer-id", "none") == []
+
+
 def test_postgresql_is_told_which_commands_to_run(config: Path) -> None:
     """Its own tools make and restore its backups."""
     config.write_text(CONFIG + '[journal]\nurl = "postgresql+psycopg://varmenne@db/journal"\n')

@@ -15,8 +15,6 @@ from varmenne.domain.steps import Method, State, StepName, step_from
 if TYPE_CHECKING:
     from varmenne.domain.enrollment import Enrollment
 
-PAGE = 500
-
 
 def _time(moment: datetime | None) -> str | None:
     """Write a moment as ISO 8601 in UTC, to the second."""
@@ -91,6 +89,7 @@ def what_next(row: Enrollment) -> str:
   varmenne list
   varmenne list --state active --json
   varmenne list --customer-id 0123456-7
+  varmenne list --limit 50 --after 20261124-7f3a9c21
 """,
 )
 @click.option(
@@ -101,29 +100,33 @@ def what_next(row: Enrollment) -> str:
     help=f"Only this state; may be repeated. States: {', '.join(State)}.",
 )
 @click.option("--customer-id", metavar="ID", help="Only this customer.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most so many, in the order of their IDs.")
+@click.option("--after", metavar="ID", help="Only those whose IDs come after this one: the next page.")
 @common_options
 @click.pass_obj
-def list_(app: App, *, state: tuple[str, ...], customer_id: str | None) -> None:
+def list_(app: App, *, state: tuple[str, ...], customer_id: str | None, limit: int | None, after: str | None) -> None:
     """List the enrollments, oldest first."""
     states = frozenset(map(State, state)) or None
+    start = "" if after is None else enrollment_id(after)
     with app.parts(app.settings()) as parts:
-        rows: list[Enrollment] = []
-        page = parts.journal.list(states=states, limit=PAGE)
-        while page:
-            rows += [row for row in page if customer_id in {None, row.customer_id}]
-            page = parts.journal.list(states=states, after=page[-1].id, limit=PAGE)
+        if limit is None:
+            found = parts.journal.every(states=states, customer=customer_id, after=start)
+            # Only what is shown is kept of each: there may be many, and each holds a certificate and its chain.
+            rows = [data for _at, data in sorted(((row.created_at, summary(row)) for row in found), key=lambda r: r[0])]
+        else:
+            page = parts.journal.list(states=states, customer=customer_id, after=start, limit=limit)
+            rows = [summary(row) for row in page]
     if not rows and not app.json:
         app.say("There are no enrollments." if states is None and customer_id is None else "None matches.")
         return
-    rows.sort(key=lambda row: row.created_at)
-    wide = max(map(len, ["CUSTOMER", *(row.customer_id for row in rows)]))
+    wide = max(map(len, ["CUSTOMER", *(str(row["customer_id"]) for row in rows)]))
     header = f"{'ID':<18} {'STATE':<11} {'CUSTOMER':<{wide}} {'CHANNEL':<8} VALID UNTIL"
     lines = [
-        f"{row.id:<18} {row.state:<11} {row.customer_id:<{wide}} {row.channel:<8} "
-        f"{f'{row.not_after:%Y-%m-%d}' if row.not_after else '-'}"
+        f"{row['id']:<18} {row['state']:<11} {row['customer_id']:<{wide}} {row['channel']:<8} "
+        f"{str(row['not_after'] or '-')[:10]}"
         for row in rows
     ]
-    app.emit([summary(row) for row in rows], "\n".join([header, *lines]))
+    app.emit(rows, "\n".join([header, *lines]))
 
 
 @click.command(

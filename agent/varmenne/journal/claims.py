@@ -38,7 +38,7 @@ def claim_due(connection: sa.Connection, now: datetime, limit: int, *, lease: ti
         sa.update(table)
         .where(table.c.id.in_(sa.select(due.c.id)))
         .values(owner=this_process(), due_at=now + lease, version=table.c.version + 1, claims=table.c.claims + 1)
-        .returning(*table.c)
+        .returning(table)
     )
     return tuple(map(enrollment_of, connection.execute(statement)))
 

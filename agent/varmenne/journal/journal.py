@@ -172,20 +172,26 @@ class Journal:
             return tuple(map(enrollment_of, connection.execute(query)))
 
     def list(
-        self, *, states: frozenset[State] | None = None, after: str = "", limit: int = 1000
+        self, *, states: frozenset[State] | None = None, customer: str | None = None, after: str = "", limit: int = 1000
     ) -> tuple[Enrollment, ...]:
-        """Return a page of enrollments in order of their IDs, after a given one; optionally of some states only."""
+        """Return a page of enrollments in order of their IDs, after a given one; of some states or one customer only.
+
+        An ID begins with its day, so this is the order of days.
+        """
         table = schema.enrollment
         query = sa.select(table).where(table.c.id > after).order_by(table.c.id).limit(limit)
         if states is not None:
             query = query.where(table.c.state.in_(sorted(states)))
+        if customer is not None:
+            query = query.where(table.c.customer_id == customer)
         with self._reading() as connection:
             return tuple(map(enrollment_of, connection.execute(query)))
 
-    def every(self, *, states: frozenset[State] | None = None) -> Iterator[Enrollment]:
-        """Yield all enrollments in order of their IDs, optionally of some states only, a page at a time."""
-        after = ""
-        while page := self.list(states=states, after=after):
+    def every(
+        self, *, states: frozenset[State] | None = None, customer: str | None = None, after: str = ""
+    ) -> Iterator[Enrollment]:
+        """Yield what :meth:`list` would return without a limit, a page at a time."""
+        while page := self.list(states=states, customer=customer, after=after):
             yield from page
             after = page[-1].id
 

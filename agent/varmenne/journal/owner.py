@@ -29,7 +29,13 @@ def _started(pid: int) -> str | None:
 
 def this_process() -> str:
     """Name this process: host, boot, process number and start time."""
-    return f"{socket.gethostname()}/{_boot()}/{os.getpid()}/{_started(os.getpid())}"
+    return _name(os.getpid())
+
+
+@functools.cache
+def _name(pid: int) -> str:
+    """Name a process of ours; after a fork, the child has another number."""
+    return f"{socket.gethostname()}/{_boot()}/{pid}/{_started(pid)}"
 
 
 def is_gone(owner: str) -> bool:

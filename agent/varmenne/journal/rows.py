@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from datetime import datetime
 from typing import Any
 
@@ -41,7 +40,7 @@ def update_row(
         sa.update(table)
         .where(table.c.id == row.id, table.c.version == row.version)
         .values(**values, version=row.version + 1)
-        .returning(*table.c)
+        .returning(table)
     )
     written = connection.execute(statement).one_or_none()
     if written is None:
@@ -54,8 +53,8 @@ def update_row(
 
 def write_event(connection: sa.Connection, enrollment_id: str, event: Event) -> None:
     """Add a line to an enrollment's history."""
-    values = {**dataclasses.asdict(event), "enrollment_id": enrollment_id}
-    connection.execute(sa.insert(schema.event).values(values))
+    values = {name: getattr(event, name) for name in Event.__slots__} | {"enrollment_id": enrollment_id}
+    connection.execute(sa.insert(schema.event), values)
 
 
 def enrollment_of(row: sa.Row[Any]) -> Enrollment:
