@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 @click.option(
     "--credentials",
     metavar="FILE",
-    help="JSON, or `name: value` lines as in the mail; `-` reads standard input. Without it you are asked.",
+    help="JSON, or `name: value` lines as in the mail; `-` reads standard input; `vault:FILE` opens what "
+    "`varmenne credentials put` handed over. Without it you are asked.",
 )
 @click.option("--endpoint", metavar="URL", help="Another address of the service, such as a bench's.")
 @click.option("--replaces", metavar="ID", help="The enrollment whose certificate the new one takes the place of.")
@@ -55,14 +56,14 @@ def enroll(
     awaited, verified, and stored beside its key and in Vault. Run again with the same credentials, it goes on where it
     was left. Ctrl-C is safe at any time.
     """
-    from varmenne.cli.credentials import obtain
+    from varmenne.cli.credentials import obtain_later
     from varmenne.cli.look import details
     from varmenne.cli.teller import Teller
     from varmenne.enrollment import enroll as use_case
 
     settings = app.settings(environment, endpoint)
     order = order_of(app, settings, customer=customer_id, name=customer_name, channel=channel, replaces=replaces)
-    given = obtain(app, credentials)
+    given = obtain_later(app, credentials)
     with app.parts(settings) as parts:
         row = use_case.enroll(parts, Teller(app), order, given, wait=_limit(parts, wait))
         app.emit(*details(row))
@@ -92,7 +93,7 @@ def resume(
     wait: float | None,
 ) -> None:
     """Finish what was interrupted or had to wait. Does nothing where nothing is left to do."""
-    from varmenne.cli.credentials import obtain
+    from varmenne.cli.credentials import obtain_later
     from varmenne.cli.look import details, what_next
     from varmenne.cli.teller import Teller
     from varmenne.enrollment import enroll as use_case
@@ -106,7 +107,7 @@ def resume(
             _resume_all(app, parts, wait)
             return
         row = parts.journal.get(enrollment_id(enrollment or ""))
-        given = obtain(app, credentials) if credentials is not None else None
+        given = obtain_later(app, credentials) if credentials is not None else None
         teller = Teller(app)
         if what_next(row):
             teller.reached(row)

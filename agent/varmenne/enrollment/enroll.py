@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -14,12 +16,16 @@ from varmenne.domain.steps import ENDED, Method, State
 from varmenne.enrollment.acts import Work, issued, make_csr
 from varmenne.enrollment.engine import Engine, lease, next_step
 from varmenne.enrollment.preflight import before_spending
-from varmenne.errors import InputError, StateError, VerificationError
+from varmenne.errors import InputError, StateError, VarmenneError, VerificationError
 from varmenne.journal import NewEnrollment
 
 if TYPE_CHECKING:
     from varmenne.enrollment.parts import Parts
     from varmenne.enrollment.progress import Progress
+
+
+Given = Credentials | Callable[[], Credentials]
+"""One-time credentials, or a way to get them that works only once: it is used at the last moment."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +38,7 @@ class Order:
     replaces: EnrollmentId | None = None
 
 
-def enroll(parts: Parts, progress: Progress, order: Order, credentials: Credentials, *, wait: timedelta) -> Enrollment:
+def enroll(parts: Parts, progress: Progress, order: Order, credentials: Given, *, wait: timedelta) -> Enrollment:
     """Get a certificate with one-time credentials, from the key's birth to the record in Vault.
 
     The same transfer ID again goes on where it was left; one that has been used up is refused.
@@ -42,6 +48,12 @@ def enroll(parts: Parts, progress: Progress, order: Order, credentials: Credenti
         StateError: the transfer ID was used up, or there is an active certificate and none is to be replaced.
         VarmenneError: whatever failed on the way; the journal tells how far it came.
     """
+    if not isinstance(credentials, Credentials):
+        # They can be fetched once: everything that needs no knowledge of them is proven first.
+        _to_be_replaced(parts, order)
+        before_spending(parts, progress, order.customer, order.channel)
+        with _fetched(parts, progress, credentials) as fetched:
+            return enroll(parts, progress, order, fetched, wait=wait)
     if credentials.customer is not None and credentials.customer != order.customer:
         raise InputError(
             "The credentials are for another customer",
@@ -67,14 +79,23 @@ def enroll(parts: Parts, progress: Progress, order: Order, credentials: Credenti
 
 
 def go_on(
-    parts: Parts, progress: Progress, row: Enrollment, *, credentials: Credentials | None = None, wait: timedelta
+    parts: Parts, progress: Progress, row: Enrollment, *, credentials: Given | None = None, wait: timedelta
 ) -> Enrollment:
     """Finish what can be finished of an enrollment; nothing is done where nothing is left to do.
+
+    Credentials that can be fetched only once are left where they are if they are not needed any more.
 
     Raises:
         InputError: the credentials given are not this enrollment's.
         VarmenneError: whatever failed on the way.
     """
+    if credentials is not None and not isinstance(credentials, Credentials):
+        if row.state not in {State.PREPARED, State.KEYED} or next_step(row) is None:
+            return go_on(parts, progress, row, wait=wait)
+        _expire(parts, row)
+        before_spending(parts, progress, row.customer_id, row.channel, row.method)
+        with _fetched(parts, progress, credentials) as fetched:
+            return go_on(parts, progress, row, credentials=fetched, wait=wait)
     if credentials is not None and transfer_hash(credentials.transfer) != row.transfer_hash:
         raise InputError(f"The credentials are not those of enrollment {row.id}", why="its transfer ID is another one")
     if next_step(row) is None:
@@ -83,6 +104,22 @@ def go_on(
         _expire(parts, row)
         before_spending(parts, progress, row.customer_id, row.channel, row.method)
     return _with_csr(parts, progress, _walk(parts, progress, row, credentials, wait))
+
+
+@contextlib.contextmanager
+def _fetched(parts: Parts, progress: Progress, fetch: Callable[[], Credentials]) -> Iterator[Credentials]:
+    """Fetch credentials, which works once, and tell what helps if they are not sent after all."""
+    credentials = fetch()
+    try:
+        yield credentials
+    except (VarmenneError, KeyboardInterrupt):
+        row = parts.journal.by_transfer(parts.settings.environment, transfer_hash(credentials.transfer))
+        if row is None or row.sent_at is None:
+            progress.warns(
+                "The credentials were opened, so they wait in Vault no more, and they were not sent. Put them there "
+                "again from the mail (`varmenne credentials put`), then go on with the new file"
+            )
+        raise
 
 
 def unfinished(parts: Parts) -> tuple[Enrollment, ...]:
