@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "journal": ("journal", "Show, check, back up and restore the journal, which remembers every step."),
     "trust": ("trust", "Bring trust anchors in, look at them, take them out."),
     "service": ("service", "Look at stored answers of the certificate service, and verify them offline."),
+    "pull": ("pull", "Bring a published certificate into files, and reload what serves it."),
     "credentials": ("credentials", "Hand one-time credentials over by Vault, for one reader."),
     "vault": ("vault", "Set Vault up for varmenne, and check what our role may do there."),
     "testbench": ("testbench", "Run a stand-in for the certificate service, for trials and tests."),

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
+from varmenne.domain.identifiers import Channel, Environment
+from varmenne.domain.keys import KeyId, TokenIdentity
 from varmenne.domain.pkcs11_uri import attributes_of, refuse_pin
-from varmenne.errors import VerificationError
+from varmenne.errors import InputError, VerificationError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,8 +25,7 @@ if TYPE_CHECKING:
 
     from cryptography import x509
 
-    from varmenne.domain.identifiers import Channel, CustomerId, EnrollmentId, Environment
-    from varmenne.domain.keys import KeyId, TokenIdentity
+    from varmenne.domain.identifiers import CustomerId, EnrollmentId
 
 LAYOUT = 1
 """Version of the layout. Fields may be added within a version; one that changes its meaning makes a new version."""
@@ -31,6 +33,8 @@ LAYOUT = 1
 OPERATION = "_operation"
 DIGEST = "_digest"
 """Two fields that the store adds: the ID of the act that wrote the version, and a SHA-256 over all else in it."""
+
+_END = "-----END CERTIFICATE-----"
 
 INDEX_FIELDS = (
     "serial_number",
@@ -182,3 +186,54 @@ def _iso(moment: datetime) -> str:
     from datetime import UTC
 
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """What a record's certificate is, read from itself.
+
+    Attributes:
+        der: the certificate.
+        public_key: its key, DER ``SubjectPublicKeyInfo``.
+        key_id: the ``CKA_ID`` of its private key, as the record says.
+    """
+
+    der: bytes
+    public_key: bytes
+    key_id: KeyId
+
+
+def refuse_contradictions(record: Mapping[str, Any]) -> Leaf:
+    """Make a record anew from its certificates and compare: nothing in it may differ from what they say themselves.
+
+    Establishes that the record is whole and agrees with itself, not that its certificate is to be trusted.
+
+    Raises:
+        VerificationError: a field is missing, of another type, or says something else than the certificates.
+    """
+    try:
+        if record["layout"] != LAYOUT:
+            raise VerificationError(
+                f"The record is of layout {record['layout']!r}",
+                check="record",
+                next_step="Update varmenne on this host: it knows no other layout than 1",
+            )
+        made = build_record(
+            certificate=record["certificate"],
+            chain=[f"{part}{_END}" for part in record["ca_chain"].split(_END) if part.strip()],
+            key_ref=record["key_ref"],
+            key_id=KeyId(bytes.fromhex(record["key_id"])),
+            token=TokenIdentity(**record["token"], firmware="", library=""),
+            custody=record["custody"],
+            enrollment=record["enrollment"],
+            generation=record["generation"],
+            environment=Environment(record["environment"]),
+            customer=record["customer_id"],
+            channel=Channel(record["channel"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, InputError) as exc:
+        raise VerificationError("The record is not one of this layout", check="record", why=str(exc)) from exc
+    if wrong := [name for name, value in made.items() if record.get(name) != value]:
+        raise VerificationError("The record contradicts its certificates", check="record", why=f"in {', '.join(wrong)}")
+    leaf = _parsed(record["certificate"])
+    return Leaf(_der(leaf), _spki(leaf), KeyId(bytes.fromhex(record["key_id"])))

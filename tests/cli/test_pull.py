@@ -1,0 +1,183 @@
+"""``varmenne pull``: files that change in one step, a reload only on change, and no belief in what stands in Vault."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+from harness.softhsm import softhsm_module
+from harness.stage import CUSTOMER, Result, Stage
+from varmenne.token import create_softhsm_token
+from varmenne.vault.record import DIGEST
+from varmenne.vault.store import digest_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FILES = ("certificate.pem", "chain.pem", "fullchain.pem", "key-ref")
+
+
+def enroll(stage: Stage, *more: str) -> None:
+    """Get a certificate and publish it."""
+    source = stage.credentials_file(stage.order())
+    assert stage.run("enroll", "--customer-id", CUSTOMER, "--credentials", source, *more).code == 0
+
+
+def pull(stage: Stage, to: Path, *more: str) -> Result:
+    """Pull the customer's certificate, with a reload command that leaves a mark each time."""
+    reload = f"sh -c 'echo reloaded >> {stage.folder / 'reloads'}'"
+    return stage.run("pull", "--customer-id", CUSTOMER, "--to", to, "--reload", reload, "--json", *more)
+
+
+def reloads(stage: Stage) -> int:
+    """Count the marks."""
+    file = stage.folder / "reloads"
+    return len(file.read_text().splitlines()) if file.exists() else 0
+
+
+def contents(to: Path) -> dict[str, str]:
+    """What a reader of the files sees."""
+    return {name: (to / "current" / name).read_text() for name in FILES} if (to / "current").exists() else {}
+
+
+def tamper(stage: Stage, **changes: Any) -> None:
+    """Change the published record as somebody with rights in Vault could, with a digest that fits."""
+    kv, mount = stage.vault.root.secrets.kv.v2, stage.vault.settings.mount
+    path = f"varmenne/test/{CUSTOMER}/ws/current"
+    found = kv.read_secret_version(path, mount_point=mount, raise_on_deleted_version=True)["data"]
+    data = found["data"] | changes
+    data[DIGEST] = digest_of(data)
+    kv.create_or_update_secret(path, data, cas=found["metadata"]["version"], mount_point=mount)
+
+
+def test_a_certificate_comes_to_its_files(stage: Stage, tmp_path: Path) -> None:
+    """All files are there for everybody to read, openssl reads the chain, and the reload command was run once."""
+    enroll(stage)
+    done = pull(stage, tmp_path / "tls")
+    assert (done.code, done.json["changed"], done.json["reloaded"]) == (0, True, True)
+    found = contents(tmp_path / "tls")
+    [row] = stage.rows()
+    assert found["certificate.pem"] == row.certificate
+    assert found["key-ref"].startswith("pkcs11:")
+    shown = subprocess.run(
+        ["openssl", "x509", "-in", tmp_path / "tls" / "current" / "fullchain.pem", "-noout", "-serial"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert shown.stdout.strip().lower() == f"serial={done.json['serial_number'].replace(':', '')}"
+    assert {(tmp_path / "tls" / "current" / name).stat().st_mode & 0o777 for name in FILES} == {0o644}
+    assert reloads(stage) == 1
+
+
+def test_nothing_new_is_no_reload(stage: Stage, tmp_path: Path) -> None:
+    """Also a new version of the same certificate changes no file and reloads nothing."""
+    enroll(stage)
+    pull(stage, tmp_path / "tls")
+    link = (tmp_path / "tls" / "current").readlink()
+    tamper(stage)
+    done = pull(stage, tmp_path / "tls")
+    assert (done.code, done.json["changed"], done.json["reloaded"], done.json["version"]) == (0, False, False, 2)
+    assert (tmp_path / "tls" / "current").readlink() == link
+    assert reloads(stage) == 1
+
+
+def test_a_new_generation_changes_all_in_one_step(stage: Stage, tmp_path: Path) -> None:
+    """The link leads to another folder, the one before stays for readers, and there is one reload."""
+    enroll(stage)
+    pull(stage, tmp_path / "tls")
+    first = contents(tmp_path / "tls")
+    [row] = stage.rows()
+    enroll(stage, "--replaces", row.id)
+    done = pull(stage, tmp_path / "tls")
+    assert (done.code, done.json["changed"]) == (0, True)
+    second = contents(tmp_path / "tls")
+    assert all(first[name] != second[name] for name in ("certificate.pem", "fullchain.pem", "key-ref"))
+    assert len(list((tmp_path / "tls").glob(".version-*"))) == 2
+    assert reloads(stage) == 2
+
+
+def test_a_reload_that_failed_is_run_again(stage: Stage, tmp_path: Path) -> None:
+    """The files are in place and the exit code says that something waits; the next pull reloads without any change."""
+    enroll(stage)
+    done = stage.run("pull", "--customer-id", CUSTOMER, "--to", tmp_path / "tls", "--reload", "false")
+    assert done.code == 14
+    assert "ended with 1" in done.err
+    assert contents(tmp_path / "tls")
+    done = pull(stage, tmp_path / "tls")
+    assert (done.code, done.json["changed"], done.json["reloaded"]) == (0, False, True)
+    assert pull(stage, tmp_path / "tls").json["reloaded"] is False
+
+
+def test_an_older_certificate_is_an_alarm(stage: Stage, tmp_path: Path) -> None:
+    """A Vault that was restored from an old snapshot does not bring an old certificate back."""
+    enroll(stage)
+    kv, mount = stage.vault.root.secrets.kv.v2, stage.vault.settings.mount
+    path = f"varmenne/test/{CUSTOMER}/ws/current"
+    old = kv.read_secret_version(path, mount_point=mount, raise_on_deleted_version=True)["data"]["data"]
+    [row] = stage.rows()
+    # Certificates that begin in the same second are of one age: wait for the next.
+    begun = old["not_before"]
+    while True:
+        enroll(stage, "--replaces", row.id)
+        row = max(stage.rows(), key=lambda one: one.generation)
+        now = kv.read_secret_version(path, mount_point=mount, raise_on_deleted_version=True)["data"]
+        if now["data"]["not_before"] > begun:
+            break
+    assert pull(stage, tmp_path / "tls").code == 0
+    before = contents(tmp_path / "tls")
+    kv.create_or_update_secret(path, old, cas=now["metadata"]["version"], mount_point=mount)
+    done = pull(stage, tmp_path / "tls")
+    assert done.code == 10
+    assert "older than the one that is here" in done.err
+    assert contents(tmp_path / "tls") == before
+    assert reloads(stage) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"customer_id": "7654321-0"}, "another one's"),
+        ({"serial_number": "01"}, "contradicts"),
+        ({"key_id": "00" * 16}, "names another key"),
+        ({"fullchain": "-----BEGIN CERTIFICATE-----"}, "contradicts"),
+        ({"layout": 2}, "of layout 2"),
+        ({"certificate": 7}, "not one of this layout"),
+        ({"token": None}, "not one of this layout"),
+    ],
+)
+def test_a_record_that_was_changed_in_vault_is_refused(
+    stage: Stage, tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    """Whoever may write in Vault can make digests; nothing is put into files for that."""
+    enroll(stage)
+    tamper(stage, **changes)
+    done = pull(stage, tmp_path / "tls")
+    assert done.code == 10
+    assert words in done.err
+    assert not (tmp_path / "tls").exists()
+    assert reloads(stage) == 0
+
+
+def test_a_certificate_whose_key_is_not_here_is_refused(stage: Stage, tmp_path: Path) -> None:
+    """A host that serves by the token wants certificates of keys in it; one without the token says so."""
+    enroll(stage)
+    empty = stage.folder / "other-token"
+    other = create_softhsm_token(empty, label="other", module=softhsm_module())
+    stage.configure(token=msgspec.to_builtins(other.settings))
+    done = pull(stage, tmp_path / "tls")
+    assert done.code == 10
+    assert "not in the local token" in done.err
+    assert not (tmp_path / "tls").exists()
+    assert pull(stage, tmp_path / "tls", "--no-key").code == 0
+
+
+def test_nothing_published_is_told(stage: Stage, tmp_path: Path) -> None:
+    """The path is named, and no folder is made."""
+    done = pull(stage, tmp_path / "tls")
+    assert done.code == 11
+    assert f"{CUSTOMER}/ws/current" in done.err
+    assert not (tmp_path / "tls").exists()
