@@ -24,8 +24,8 @@ def configuration() -> str:
     text = NOTE + (
         "# Settings\n\nOne TOML file, found in this order: `--config FILE`, `VARMENNE_CONFIG`, `./varmenne.toml`,\n"
         "`~/.config/varmenne/varmenne.toml`, `/etc/varmenne/varmenne.toml`. `varmenne init` writes it. Relative paths\n"
-        "are relative to the file's folder. Unknown names are refused. Secrets are never settings: a setting names where\n"
-        "a secret comes from.\n"
+        "are relative to the file's folder. Unknown names are refused. Secrets are never settings: a setting names\n"
+        "where a secret comes from.\n"
     )
     for table in tables():
         name = ".".join(table.path)

@@ -7,6 +7,7 @@ import os
 import tempfile
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 from benchmarks.measure import medians, report
 from varmenne.csr import build_csr
@@ -24,7 +25,7 @@ def _bare_sign(token: CreatedToken, key_id: bytes, pipe: Connection) -> None:
 
     pin = Path(token.pin.removeprefix("file:")).read_text(encoding="utf-8").strip()
     with pkcs11.lib(token.module).get_token(token_label=token.label).open(user_pin=pin) as session:
-        key = session.get_key(pkcs11.ObjectClass.PRIVATE_KEY, id=key_id)
+        key: Any = session.get_key(pkcs11.ObjectClass.PRIVATE_KEY, id=key_id)
         data = b"x" * 300
         sign = lambda: key.sign(data, mechanism=pkcs11.Mechanism.SHA256_RSA_PKCS)  # noqa: E731
         pipe.send(medians({"sign": sign}, rounds=ROUNDS)["sign"])

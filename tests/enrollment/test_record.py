@@ -7,8 +7,8 @@ import subprocess
 from datetime import timedelta
 
 import jsonschema
-from harness.stage import NAME, Listener, Stage, order_for
 
+from harness.stage import NAME, Listener, Stage, order_for
 from varmenne.enrollment import facts
 from varmenne.enrollment.enroll import enroll
 from varmenne.vault import record_schema
@@ -43,7 +43,7 @@ def test_openssl_reads_what_is_stored(stage: Stage) -> None:
     (stage.folder / "leaf.pem").write_text(record["certificate"] + "\n")
     (stage.folder / "chain.pem").write_text(record["ca_chain"] + "\n")
     root = next(path for path in (stage.bench.trust_dir / "test" / "chain").glob("*.pem") if "root" in path.name)
-    command = ["openssl", "verify", "-x509_strict", "-CAfile", root, "-untrusted", "chain.pem", "leaf.pem"]
+    command = ["openssl", "verify", "-x509_strict", "-CAfile", str(root), "-untrusted", "chain.pem", "leaf.pem"]
     subprocess.run(command, check=True, cwd=stage.folder, capture_output=True)
     key = subprocess.run(
         ["openssl", "x509", "-in", "leaf.pem", "-noout", "-pubkey"], check=True, cwd=stage.folder, capture_output=True

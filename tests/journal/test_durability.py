@@ -248,7 +248,7 @@ with Journal(folder) as journal:
             won += 1
         except StateError:
             pass
-print(won)
+print(won, flush=True)
 sys.stdin.read()
 """
 

@@ -143,9 +143,8 @@ def test_a_defect_is_told_by_its_class_alone() -> None:
 )
 def test_a_template_that_would_end_the_interpreter_is_refused(attribute: Attribute, value: object) -> None:
     """Values that the library cannot pack are found in Python; the library would crash on them."""
-    with pytest.raises((TypeError, ValueError, Exception)) as caught:
+    with pytest.raises(TypeError, match="cannot hold"):
         checked({attribute: value})
-    assert isinstance(caught.value, TypeError | ValueError | OverflowError) or "argument" in str(caught.value)
 
 
 def test_what_is_left_out_is_marked() -> None:

@@ -88,14 +88,14 @@ def test_nss_is_refused_at_generation_too(nss: TokenSettings) -> None:
 
 
 def test_nss_without_parameters_says_what_is_missing(nss: TokenSettings) -> None:
-    """A module that needs parameters at initialisation names the setting for them."""
+    """A module that needs parameters names the setting for them; newer NSS does without, and then has no such token."""
     from msgspec.structs import replace
 
     from varmenne.errors import TokenError
 
     with Token(replace(nss, init_parameters="")) as client, pytest.raises(TokenError) as caught:
         client.status()
-    assert "init_parameters" in caught.value.next_step
+    assert "init_parameters" in caught.value.next_step or "No token answers" in caught.value.what
 
 
 def test_a_tpm_is_fit_with_recorded_deviations(tmp_path: Path) -> None:

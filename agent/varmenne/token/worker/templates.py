@@ -6,6 +6,7 @@ attribute without handler), so no template reaches it that :func:`checked` has n
 
 from __future__ import annotations
 
+import struct
 from typing import Any, Final
 
 from pkcs11 import Attribute, CertificateType, KeyType, ObjectClass
@@ -73,7 +74,8 @@ def checked(template: Template) -> Template:
     """Return the template if the library can pack every value of it.
 
     Raises:
-        TypeError: an attribute or the type of a value is not foreseen. It is a defect of the caller, never of the user.
+        TypeError: an attribute, the type of a value or the value itself is not foreseen. It is a defect of the
+            caller, never of the user.
     """
     for attribute, value in template.items():
         if value is DEFAULT:
@@ -81,7 +83,10 @@ def checked(template: Template) -> Template:
         wanted = _TYPES.get(attribute)
         if wanted is None or type(value) is not wanted:
             raise TypeError(f"{attribute!r} cannot hold a value of type {type(value).__name__}")
-        _MAPPER.pack_attribute(attribute, value)
+        try:
+            _MAPPER.pack_attribute(attribute, value)
+        except (struct.error, OverflowError, ValueError) as exc:
+            raise TypeError(f"{attribute!r} cannot hold this value: {exc}") from exc
     return template
 
 
