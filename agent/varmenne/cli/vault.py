@@ -192,6 +192,30 @@ def _location(settings: Settings, customer: str, channel: str) -> Location:
 
 
 @vault.command(
+    epilog=f"""{EXAMPLE}Examples:
+  varmenne vault republish
+  varmenne vault republish --json | jq '.[].id'
+  varmenne doctor && echo 'Vault has what was published'
+"""
+)
+@common_options
+@click.pass_obj
+def republish(app: App) -> None:
+    """Publish again what Vault has lost of the active certificates, such as after the restoring of a snapshot.
+
+    The journal tells what was published. A later certificate of somebody else is never overwritten.
+    """
+    from varmenne.cli.teller import Teller
+    from varmenne.enrollment.published import republish as use_case
+
+    with app.parts(app.settings()) as parts:
+        rows = use_case(parts, Teller(app))
+    lines = [f"{row.id}  {row.vault_path}, version {row.vault_version}" for row in rows]
+    data = [{"id": row.id, "vault_path": row.vault_path, "vault_version": row.vault_version} for row in rows]
+    app.emit(data, "\n".join(lines) or "Vault has everything that was published.")
+
+
+@vault.command(
     name="login-key",
     epilog=f"""{EXAMPLE}Examples:
   varmenne vault login-key

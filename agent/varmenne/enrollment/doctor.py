@@ -12,6 +12,7 @@ from varmenne.domain.identifiers import Channel, CustomerId
 from varmenne.enrollment import facts
 from varmenne.enrollment.enroll import unfinished
 from varmenne.enrollment.preflight import PROBE_LIFETIME, refuse_other_token
+from varmenne.enrollment.published import compare
 from varmenne.enrollment.reconcile import reconcile
 from varmenne.errors import VarmenneError
 from varmenne.service.trust_check import check_trust
@@ -98,8 +99,12 @@ def _time_of(date: str) -> datetime | None:
 
 
 def _vault(parts: Parts) -> Iterator[Check]:
-    """Is Vault there, does it let us in, and have we the rights that are needed, and no others?"""
-    yield from parts.store.check(facts.place(parts.settings, NO_CUSTOMER, Channel.WS))
+    """Is Vault there, does it let us in, have we the rights that are needed, and has it still what we published?"""
+    customer = CustomerId(parts.settings.customer.id) if parts.settings.customer.id else NO_CUSTOMER
+    found = parts.store.check(facts.place(parts.settings, customer, Channel.WS))
+    yield from found
+    if all(check.verdict is not Verdict.FAIL for check in found):
+        yield from compare(parts)
 
 
 CHECKS: dict[str, Callable[[Parts], Iterator[Check]]] = {
