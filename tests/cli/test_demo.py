@@ -20,8 +20,6 @@ from cryptography import x509
 
 from varmenne.domain.pkcs11_uri import attributes_of
 
-pytestmark = pytest.mark.xdist_group("demo")
-
 KEYS = {
     "ok",
     "enrollment_id",
