@@ -13,9 +13,11 @@ from varmenne.errors import InputError, VaultConflict, VaultError
 from varmenne.testbench.openbao import make_role
 from varmenne.vault import CertificateStore, Location, MetadataNotWritten, policy_text
 from varmenne.vault.store import MAX_RECORD_BYTES, digest_of
+from vault.conftest import IMPATIENT
 
 if TYPE_CHECKING:
     from harness.openbao import Vault
+    from vault.conftest import Meddler
 
 RECORD = {"certificate": "one", "enrollment": "20261124-00000001", "not_before": "2026-11-24T00:00:00Z"}
 NEXT = {"certificate": "two", "enrollment": "20261124-00000002", "not_before": "2026-11-25T00:00:00Z"}
@@ -238,3 +240,28 @@ def test_metadata_that_may_not_be_set_is_a_warning(vault: Vault, where: Location
         found = store.read(where)
     assert found is not None
     assert found.custom_metadata == {}
+
+
+def test_a_version_that_is_as_expected_costs_one_write(vault: Vault, meddler: Meddler, where: Location) -> None:
+    """Whoever keeps books of versions needs no reading before the write."""
+    with CertificateStore(meddler.settings(vault.settings), clock=system_clock, patience=IMPATIENT) as store:
+        assert store.publish(where, RECORD, operation="op-1", expected_version=0) == 1
+        meddler.seen.clear()
+        assert store.publish(where, RECORD, operation="op-2", expected_version=1) == 2
+        assert [method for method, _path in meddler.seen] == ["POST"]
+
+
+def test_a_version_that_is_not_as_expected_is_read_and_decided(store: CertificateStore, where: Location) -> None:
+    """The same operation again finds its own version, and another one follows what is there."""
+    assert store.publish(where, RECORD, operation="op-1", expected_version=0) == 1
+    assert store.publish(where, RECORD, operation="op-1", expected_version=0) == 1
+    assert store.publish(where, RECORD, operation="op-2", expected_version=0) == 2
+    assert store.publish(where, RECORD, operation="op-3", expected_version=7) == 3
+
+
+def test_an_expectation_overwrites_no_later_certificate(vault: Vault, store: CertificateStore, where: Location) -> None:
+    """A wrong expectation never writes: an old run that is resumed does not replace what came after it."""
+    store.publish(where, RECORD | {"not_before": "2027-01-01T00:00:00Z"}, operation="op-2", expected_version=0)
+    with pytest.raises(VaultConflict, match="begins later"):
+        store.publish(where, RECORD | {"not_before": "2026-01-01T00:00:00Z"}, operation="op-1", expected_version=0)
+    assert set(vault.versions(where.path)) == {"1"}

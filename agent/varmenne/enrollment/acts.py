@@ -304,7 +304,10 @@ def store(work: Work, row: Enrollment) -> Outcome:
     work.parts.token.store_certificate(row.key_id, row.key_label, facts.pem_to_der(row.certificate))
     location = facts.place(work.parts.settings, row.customer_id, row.channel)
     record = facts.record(row)
-    version = work.parts.store.publish(location, record, operation=row.id, custom_metadata=index_strings(record))
+    before = None if row.replaces is None else work.parts.journal.get(row.replaces).vault_version
+    version = work.parts.store.publish(
+        location, record, operation=row.id, custom_metadata=index_strings(record), expected_version=before or 0
+    )
     return Outcome(
         State.STORED,
         changes={"vault_path": location.path, "vault_version": version},

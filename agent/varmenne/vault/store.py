@@ -157,6 +157,7 @@ class CertificateStore:
         *,
         operation: str,
         custom_metadata: Mapping[str, str] | None = None,
+        expected_version: int | None = None,
     ) -> int:
         """Publish a record as the next version, exactly once per operation, and return the version's number.
 
@@ -168,6 +169,8 @@ class CertificateStore:
             record: what :func:`varmenne.vault.record.build_record` returned; JSON values only.
             operation: ID of this act of publishing; the same if it is repeated, and never used for another record.
             custom_metadata: strings to find the record by; merged into those that are there.
+            expected_version: the latest version as far as the caller's own books tell (0: none yet). Then the write
+                goes first, and only if that is not so is the record read and decided upon.
 
         Raises:
             VaultConflict: somebody else wrote in between, the operation was used for another record, or a certificate
@@ -189,9 +192,12 @@ class CertificateStore:
         if not self._mount_checked:
             checks.mount(self._connection, path)
             self._mount_checked = True
-        state = self._state(path)
-        version = _already(state, data, path) or self._write(path, data, state.version)
-        present = state.published.custom_metadata if state.published else {}
+        version = None if expected_version is None else self._write_unseen(path, data, expected_version)
+        present: dict[str, str] = {}
+        if version is None:
+            state = self._state(path)
+            version = _already(state, data, path) or self._write(path, data, state.version)
+            present = state.published.custom_metadata if state.published else {}
         if not wanted.items() <= present.items():
             self._merge_metadata(path, wanted)
         return version
@@ -224,6 +230,13 @@ class CertificateStore:
             return _State(number, None if data is None else Published(number, dict(data), custom))
         except (KeyError, TypeError, ValueError, AttributeError):
             raise _not_kv2(self._mount) from None
+
+    def _write_unseen(self, path: str, data: dict[str, object], latest: int) -> int | None:
+        """Write the version after ``latest`` without having read it; ``None`` if that is not the latest."""
+        try:
+            return self._write(path, data, latest)
+        except VaultConflict:
+            return None
 
     def _write(self, path: str, data: dict[str, object], latest: int) -> int:
         """Write the version after ``latest``, or learn that an earlier try of ours has done it."""
