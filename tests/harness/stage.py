@@ -270,9 +270,10 @@ class Stage:
 
     def rows(self) -> tuple[Enrollment, ...]:
         """Return all rows of the journal; none if there is no journal yet."""
-        if not (self.state_dir / "journal.sqlite").exists():
+        settings = self.settings.journal
+        if not settings.url and not (self.state_dir / "journal.sqlite").exists():
             return ()
-        with Journal(self.state_dir) as journal:
+        with Journal(self.state_dir, settings) as journal:
             return journal.list()
 
     def keys(self) -> frozenset[tuple[KeyId, str]]:
