@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 import shutil
+import socket
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from harness.forge import Forge
-from harness.good_answers import GOOD
+from harness.forge import AT, Forge, envelope
+from harness.good_answers import GOOD, XSI
 from varmenne.service.answers import verify_answer
-from varmenne.service.interface import Operation
+from varmenne.service.interface import NAMESPACE, Operation
 from varmenne.testbench.family import pem
 
 OTHER_VALUES = {
@@ -54,6 +55,18 @@ def test_a_stranger_agrees(forge: Forge, tmp_path: Path, name: str) -> None:
     command = ["xmlsec1", "--verify", "--pubkey-cert-pem", "signer.pem", "message.xml"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=30)
     assert done.returncode == 0, done.stderr
+
+
+def test_nothing_is_fetched(forge: Forge) -> None:
+    """A message may say where its schema is; nobody goes there."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        place = f"http://127.0.0.1:{listener.getsockname()[1]}/x.xsd"
+        declared = f' xmlns:xsi="{XSI}" xsi:schemaLocation="{NAMESPACE} {place} urn:x {place}"'
+        message = forge.message(declared=declared + f' xsi:noNamespaceSchemaLocation="{place}"')
+        assert verify_answer(envelope(forge.signed(message=message)), Operation.SIGN_NEW, forge.anchors, AT).ok
+        with pytest.raises(BlockingIOError):
+            listener.accept()
 
 
 def test_there_are_enough() -> None:
