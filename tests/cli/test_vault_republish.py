@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+import pytest
+
 from harness.stage import CUSTOMER
+from varmenne.testbench.openbao import OpenBaoServer, provision
 from varmenne.vault.record import DIGEST
 from varmenne.vault.store import digest_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from harness.stage import Stage
 
 PATH = f"varmenne/test/{CUSTOMER}/ws/current"
@@ -112,3 +120,25 @@ def test_a_later_certificate_of_somebody_else_is_left_alone(stage: Stage) -> Non
     assert (done.code, done.json) == (0, [])
     assert "left alone" in done.err
     assert data_of(stage) == theirs
+
+
+@pytest.mark.long
+def test_a_real_snapshot_that_is_restored(stage: Stage, tmp_path: Path) -> None:
+    """A raft snapshot from before the renewal is put back: the alarm is raised, and the repair holds."""
+    with OpenBaoServer(tmp_path / "server", persistent=True) as server:
+        settings = provision(server, secret_id_file=tmp_path / "secret-id")
+        stage.configure(vault=msgspec.to_builtins(settings))
+        enroll(stage)
+        client = server.client()
+        with contextlib.closing(client.adapter):
+            snapshot = client.sys.take_raft_snapshot().content
+            [row] = stage.rows()
+            time.sleep(1.1)
+            enroll(stage, "--replaces", row.id)
+            assert verdict(stage)[0] == "ok"
+            client.sys.force_restore_raft_snapshot(snapshot)
+            found = verdict(stage)
+            assert found[0] == "fail"
+            assert "begins earlier" in found[1]
+            assert stage.run("vault", "republish").code == 0
+            assert verdict(stage)[0] == "ok"

@@ -121,6 +121,10 @@ BY_WORDS: tuple[tuple[str, Failure], ...] = (
         Failure(VaultError, "Vault's port speaks TLS", "Write vault.address with https://"),
     ),
     (
+        "waiting for the primary to upgrade",
+        Failure(VaultUnavailable, "The mount is being made ready by Vault", "Try again in a moment", retry=True),
+    ),
+    (
         "upgrading from non-versioned",
         Failure(VaultUnavailable, "The mount is being made ready by Vault", "Try again in a moment", retry=True),
     ),
