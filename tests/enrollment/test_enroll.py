@@ -452,3 +452,20 @@ def test_nothing_secret_stays(stage: Stage) -> None:
     for secret in secrets:
         assert secret.encode() not in kept
         assert secret not in told
+
+
+def test_two_begun_side_by_side_leave_one_current(stage: Stage) -> None:
+    """Of two enrollments for one customer and channel, the one that becomes active later takes the other's place."""
+    first, second = stage.order(), stage.order()
+    with stage.parts() as parts:
+        stage.bench.state.fault("never-ready", count=None)
+        for order in (first, second):
+            with pytest.raises(NotFinished):
+                enroll(parts, Listener(), order_for(), stage.credentials(order), wait=timedelta())
+        stage.bench.state.clear_faults()
+        for row in parts.journal.list():
+            assert go_on(parts, Listener(), row, wait=WAIT).state is State.ACTIVE
+        assert sorted(row.state for row in parts.journal.list()) == [State.ACTIVE, State.SUPERSEDED]
+        (current,) = parts.journal.current(row.environment, row.customer_id, row.channel)
+    assert len(stage.versions()) == 2
+    assert current.vault_version == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -184,3 +185,37 @@ def test_expired_only_when_nothing_was_sent(stage: Stage) -> None:
         states = {each.id: each.state for each in parts.journal.list()}
     assert states.pop(row.id) is State.UNCERTAIN
     assert list(states.values()) in ([State.EXPIRED], [])
+
+
+def test_clock_that_steps_back_loses_no_answer(stage: Stage) -> None:
+    """An answer that is stored under an earlier time than its request is its answer all the same."""
+    order = stage.order()
+    moments = {"now": order.valid_until - timedelta(days=14) + timedelta(seconds=5)}
+    with stage.parts(clock=lambda: moments["now"]) as parts:
+        send = parts.service.sign_new_certificate
+
+        def sent_and_stepped_back(*given: Any) -> Any:
+            answer = send(*given)
+            moments["now"] -= timedelta(minutes=10)
+            return answer
+
+        parts.service.sign_new_certificate = sent_and_stepped_back  # type: ignore[method-assign]
+        with pytest.raises(OutcomeUncertain):  # The signer's certificate is not valid yet by the clock that stepped.
+            enroll(parts, Listener(), order_for(), stage.credentials(order), wait=WAIT)
+        moments["now"] += timedelta(minutes=10)
+        (row,) = parts.journal.list()
+        assert go_on(parts, Listener(), row, wait=WAIT).state is State.ACTIVE
+    assert stage.sent(order.transfer_id) == 1
+
+
+def test_stored_answer_counts_after_a_resend_that_was_not_sent(stage: Stage) -> None:
+    """A resend that never left does not make the stored answer look like one to an earlier request."""
+    with stage.parts() as parts:
+        row, order = uncertain_by(stage, "wrong-signer", parts)
+        stage.bench.stop()
+        with pytest.raises(ServiceUnreachable):
+            resolve.resend(parts, Listener(), row, stage.credentials(order), wait=WAIT)
+        with pytest.raises(OutcomeUncertain) as caught:
+            go_on(parts, Listener(), parts.journal.get(row.id), wait=WAIT)
+    assert "lost" not in caught.value.why
+    assert "not trusted" in caught.value.why

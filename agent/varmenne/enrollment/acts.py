@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from varmenne.csr import build_csr, to_pem
-from varmenne.domain.enrollment import Enrollment, StoredAnswer
+from varmenne.domain.enrollment import Enrollment, Event, StoredAnswer
 from varmenne.domain.identifiers import retrieval_id
 from varmenne.domain.steps import State, StepName
 from varmenne.enrollment import facts
@@ -47,6 +47,10 @@ MOST_GROWTH = 30
 """Tries after which it grows no more: by then any first wait has become the longest that the settings allow."""
 
 LONGEST_RETRY_AFTER = timedelta(hours=1)
+
+KNOWN_ANSWER = "known_answer"
+NOT_SENT = "not_sent"
+"""Facts in the history of a request: the newest answer before it was begun, and that it certainly was not sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +87,8 @@ class Work:
     def not_sent(self, error: VarmenneError) -> Outcome:
         """Say that certainly nothing was sent: the enrollment is as it was before."""
         state, sent_at = (State.KEYED, None) if self.before is None else (self.before.state, self.before.sent_at)
-        return Outcome(state, changes={"sent_at": sent_at}, detail=facts.problem(error), error=error)
+        detail = {**facts.problem(error), NOT_SENT: True}
+        return Outcome(state, changes={"sent_at": sent_at}, detail=detail, error=error)
 
 
 def generate(work: Work, row: Enrollment) -> Outcome:
@@ -147,13 +152,27 @@ def submit(work: Work, row: Enrollment) -> Outcome:
 def settle(work: Work, row: Enrollment) -> Outcome:
     """Find out what became of a request that was begun: the stored answer tells, if there is one."""
     answers = work.parts.journal.answers(row.id, Operation.SIGN_NEW)
-    if answers and row.sent_at is not None and answers[0].at >= row.sent_at:
+    if answers and answers[0].id > _known_before(work.parts.journal.history(row.id)):
         return _read_submission(work, row, answers[0])
     lost = OutcomeUncertain(
         "The request was begun, and its answer was lost",
         why="the process or the connection ended before an answer was stored",
     )
     return _uncertain(row, lost)
+
+
+def _known_before(history: tuple[Event, ...]) -> int:
+    """Return the newest answer that was there before the last request that may have been sent was begun.
+
+    It goes by the answers' numbers, not by time: a clock may step back between sending and the answer.
+    """
+    known = [0]
+    for event in history:
+        if event.target is State.SUBMITTING:
+            known.append(int(event.detail.get(KNOWN_ANSWER, 0)))
+        elif event.detail.get(NOT_SENT):
+            known.pop()
+    return known[-1]
 
 
 def _read_submission(work: Work, row: Enrollment, stored: StoredAnswer) -> Outcome:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from varmenne.domain.enrollment import Enrollment
 from varmenne.domain.steps import ENDED, State, Step, step_from
 from varmenne.enrollment import facts
-from varmenne.enrollment.acts import ACTS, INTENTS, Outcome, Work
+from varmenne.enrollment.acts import ACTS, INTENTS, KNOWN_ANSWER, Outcome, Work
 from varmenne.errors import NotFinished, Transient, VarmenneError
+from varmenne.service.interface import Operation
 
 if TYPE_CHECKING:
     from varmenne.enrollment.parts import Parts
@@ -78,7 +79,7 @@ class Engine:
             VarmenneError: an act failed, as in :meth:`walk`.
         """
         with self._holding(row):
-            self._commit("order", target, {"problem": None, **changes}, {})
+            self._commit("order", target, {"problem": None, **changes}, {} if begun is None else self._before_sending())
             if begun is not None:
                 self._progress.begins(begun.doing)
                 self._act(begun, until)
@@ -100,7 +101,8 @@ class Engine:
         while (step := next_step(self._row)) is not None:
             self._progress.begins(step.doing)
             if step.intent is not None:
-                self._commit(step.name, step.intent, INTENTS[step.name](self._work, self._row), {})
+                changes = INTENTS[step.name](self._work, self._row)
+                self._commit(step.name, step.intent, changes, self._before_sending())
             self._act(step, until)
 
     def _act(self, step: Step, until: datetime) -> None:
@@ -109,7 +111,10 @@ class Engine:
         problem = None if outcome.error is None else facts.problem(outcome.error)
         if outcome.target is State.ACTIVE:
             self._supersede()
-        self._commit(step.name, outcome.target, {"problem": problem, **outcome.changes}, outcome.detail)
+        changes = {"problem": problem, **outcome.changes}
+        if outcome.wait is not None:
+            changes["due_at"] = self._parts.now + outcome.wait + lease(self._parts)
+        self._commit(step.name, outcome.target, changes, outcome.detail)
         if outcome.error is not None:
             raise outcome.error
         if outcome.target is not step.source:
@@ -126,15 +131,23 @@ class Engine:
         self._row = self._parts.journal.commit(self._row, now, target, step=step, changes=values, detail=detail)
         self._progress.reached(self._row)
 
+    def _before_sending(self) -> dict[str, int]:
+        """Note the newest answer that is there before a request is begun: it cannot be the answer to that request."""
+        answers = self._parts.journal.answers(self._row.id, Operation.SIGN_NEW)
+        return {KNOWN_ANSWER: answers[0].id if answers else 0}
+
     def _supersede(self) -> None:
-        """Mark the enrollment that this one replaces. It comes first, so that a crash in between repeats harmlessly."""
-        if self._row.replaces is None:
-            return
-        old = self._parts.journal.get(self._row.replaces)
-        if old.state is State.ACTIVE:
-            self._parts.journal.commit(
-                old, self._parts.now, State.SUPERSEDED, step="supersede", detail={"by": self._row.id}
-            )
+        """Mark the enrollments whose place this one takes: whatever was current for the same customer and channel.
+
+        Two may have been begun side by side; Vault has one record for both, and that is this one's now. Marking comes
+        first, so that a crash in between repeats harmlessly.
+        """
+        row = self._row
+        for old in self._parts.journal.current(row.environment, row.customer_id, row.channel):
+            if old.id != row.id:
+                self._parts.journal.commit(
+                    old, self._parts.now, State.SUPERSEDED, step="supersede", detail={"by": row.id}
+                )
 
     def _wait(self, outcome: Outcome, due: datetime, until: datetime) -> None:
         """Wait until the row is due, telling so every second; give up where that is later than allowed."""
@@ -145,9 +158,11 @@ class Engine:
                 next_step=f"Nothing is lost. After {due:%H:%M:%S} UTC: varmenne resume {self._row.id}",
                 due_at=due,
             )
-        while (left := (due - self._parts.now).total_seconds()) > 0:
+        left = (due - self._parts.now).total_seconds()
+        while left > 0 and self._parts.now < due:  # Counted down as well, lest a clock that steps back hold us here.
             self._progress.waits(outcome.told, due)
             self._parts.sleep(min(left, 1.0))
+            left -= 1.0
 
     def _park(self, exc: BaseException) -> None:
         """Give the row back with what is known of the problem. The journal may be the problem; then nothing is done."""
