@@ -31,7 +31,7 @@ with Journal(pathlib.Path(sys.argv[1]), JournalSettings(url=sys.argv[2])) as jou
 """
 
 
-@pytest.mark.parametrize("kills", [6, pytest.param(100, marks=pytest.mark.long)])
+@pytest.mark.parametrize("kills", [6, pytest.param(40, marks=pytest.mark.long)])
 def test_a_killed_process_leaves_all_that_it_had_committed(
     tmp_path: Path, database: JournalSettings, kills: int
 ) -> None:
