@@ -49,6 +49,7 @@ def exit_codes() -> str:
         if "exit_code" in vars(cls):
             meanings[cls.exit_code] = cls.meaning
     meanings[INTERRUPTED] = "interrupted by Ctrl-C; what was done is safe"
+    meanings[1] += "; of `service verify`: an answer did not verify"
     return text + "".join(f"| {code} | {meanings[code]} |\n" for code in sorted(meanings))
 
 

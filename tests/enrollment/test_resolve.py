@@ -187,7 +187,7 @@ def test_expired_only_when_nothing_was_sent(stage: Stage) -> None:
     assert list(states.values()) in ([State.EXPIRED], [])
 
 
-def test_clock_that_steps_back_loses_no_answer(stage: Stage) -> None:
+def test_clock_that_steps_back_loses_no_answer(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """An answer that is stored under an earlier time than its request is its answer all the same."""
     order = stage.order()
     moments = {"now": order.valid_until - timedelta(days=14) + timedelta(seconds=5)}
@@ -199,7 +199,7 @@ def test_clock_that_steps_back_loses_no_answer(stage: Stage) -> None:
             moments["now"] -= timedelta(minutes=10)
             return answer
 
-        parts.service.sign_new_certificate = sent_and_stepped_back  # type: ignore[method-assign]
+        monkeypatch.setattr(parts.service, "sign_new_certificate", sent_and_stepped_back)
         with pytest.raises(OutcomeUncertain):  # The signer's certificate is not valid yet by the clock that stepped.
             enroll(parts, Listener(), order_for(), stage.credentials(order), wait=WAIT)
         moments["now"] += timedelta(minutes=10)
@@ -219,3 +219,14 @@ def test_stored_answer_counts_after_a_resend_that_was_not_sent(stage: Stage) -> 
             go_on(parts, Listener(), parts.journal.get(row.id), wait=WAIT)
     assert "lost" not in caught.value.why
     assert "not trusted" in caught.value.why
+
+
+def test_show_points_at_what_was_not_believed(stage: Stage) -> None:
+    """An answer that was refused is kept, and `show` tells of it and of how to get it out."""
+    with stage.parts() as parts:
+        row, _order = uncertain_by(stage, "wrong-signer", parts)
+    told = stage.run("show", row.id)
+    assert "refused: chain" in told.out
+    assert f"varmenne service answers {row.id} --out DIR" in told.out
+    (answer,) = stage.run("show", row.id, "--json").json["refused_answers"]
+    assert answer["operation"] == "signNewCertificate"

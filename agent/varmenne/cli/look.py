@@ -144,7 +144,15 @@ def show(app: App, *, enrollment: str) -> None:
     """Show one enrollment with all that is known of it."""
     with app.parts(app.settings()) as parts:
         row = parts.journal.get(enrollment_id(enrollment))
-    app.emit(*details(row))
+        refused = [answer for answer in parts.journal.answers(row.id) if (answer.verdict or "").startswith("refused")]
+    data, text = details(row)
+    data["refused_answers"] = [
+        {"at": _time(answer.at), "operation": answer.operation, "verdict": answer.verdict} for answer in refused
+    ]
+    for answer in refused:
+        told = f"{answer.operation}, {_time(answer.at)}, {answer.verdict}"
+        text += f"\n{'answer not believed':>24}  {told}: varmenne service answers {row.id} --out DIR"
+    app.emit(data, text)
 
 
 @click.command(
