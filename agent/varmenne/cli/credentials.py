@@ -172,7 +172,7 @@ def _session(app: App, vault_token: str | None) -> Connection:
         ConfigError: there are neither settings nor an address in the environment.
         InputError: the token's source cannot be used.
     """
-    from varmenne.cli.vault import refuse_token_as_value
+    from varmenne.cli.vault_setup import refuse_token_as_value
     from varmenne.clock import system_clock
     from varmenne.secret_sources import read_secret
     from varmenne.vault.connection import Connection, Patience
