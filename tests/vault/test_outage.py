@@ -1,0 +1,69 @@
+"""A server that is sealed, stopped and started again while hundreds of records are published."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+
+from varmenne.clock import system_clock
+from varmenne.domain.identifiers import Channel, CustomerId, Environment
+from varmenne.testbench.openbao import OpenBaoServer, provision
+from varmenne.vault import CertificateStore, Location, Patience
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+WORKERS = 4
+EACH = 125
+PATIENCE = Patience(attempts=60, longest_wait_seconds=2, total_seconds=120)
+
+
+@pytest.mark.long
+def test_five_hundred_records_through_seal_and_kill(tmp_path: Path) -> None:
+    """All are there once, with what their writers were told; the books of the writers and Vault agree."""
+    with OpenBaoServer(tmp_path / "server", persistent=True) as server:
+        settings = provision(server, secret_id_file=tmp_path / "secret-id")
+        begun = threading.Event()
+
+        def place(name: str) -> Location:
+            customer = CustomerId(name)
+            return Location(prefix="varmenne", environment=Environment.TEST, customer=customer, channel=Channel.WS)
+
+        def work(number: int) -> dict[str, int]:
+            told = {}
+            with CertificateStore(settings, clock=system_clock, patience=PATIENCE) as store:
+                for count in range(EACH):
+                    name = f"{number}-{count}"
+                    data = {"certificate": name, "enrollment": name, "not_before": "2026-11-24T00:00:00Z"}
+                    told[name] = store.publish(place(name), data, operation=name, expected_version=0)
+                    if count == EACH // 10:
+                        begun.set()
+            return told
+
+        with ThreadPoolExecutor(WORKERS) as pool:
+            running = [pool.submit(work, number) for number in range(WORKERS)]
+            begun.wait(60)
+            root = server.client()
+            with contextlib.closing(root.adapter):
+                root.adapter.put("/v1/sys/seal")
+            time.sleep(1)
+            server.stop()
+            server.start()
+            time.sleep(1)
+            server.stop()
+            time.sleep(1)
+            server.start()
+            books = {name: version for future in running for name, version in future.result().items()}
+        root = server.client()
+        with contextlib.closing(root.adapter):
+            for name, version in books.items():
+                path, mount = place(name).path, settings.mount
+                found = root.secrets.kv.v2.read_secret_version(path, mount_point=mount, raise_on_deleted_version=True)
+                assert found["data"]["metadata"]["version"] == version == 1
+                assert found["data"]["data"]["certificate"] == name
+    assert len(books) == WORKERS * EACH
