@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from datetime import datetime
 from typing import Any
 
@@ -33,16 +34,12 @@ def update_row(
     connection: sa.Connection, row: Enrollment, now: datetime, values: dict[str, Any], *, clock_only: bool = False
 ) -> Enrollment:
     """Write values by compare-and-set on the version, and return the new row."""
-    table = schema.enrollment
     if not clock_only:
         values = {"claims": 0, **values, "updated_at": now}
-    statement = (
-        sa.update(table)
-        .where(table.c.id == row.id, table.c.version == row.version)
-        .values(**values, version=row.version + 1)
-        .returning(table)
-    )
-    written = connection.execute(statement).one_or_none()
+    values = values | {"version": row.version + 1}
+    parameters = {f"new_{name}": value for name, value in values.items()}
+    parameters |= {"row_id": row.id, "row_version": row.version}
+    written = connection.execute(_update_of(tuple(values)), parameters).one_or_none()
     if written is None:
         raise StateError(
             f"Enrollment {row.id} was changed by somebody else in between",
@@ -51,10 +48,25 @@ def update_row(
     return enrollment_of(written)
 
 
+@functools.cache
+def _update_of(names: tuple[str, ...]) -> sa.sql.dml.ReturningUpdate[Any]:
+    """Return the statement that writes columns of a row; building it anew would cost more than running it."""
+    table = schema.enrollment
+    return (
+        sa.update(table)
+        .where(table.c.id == sa.bindparam("row_id"), table.c.version == sa.bindparam("row_version"))
+        .values({name: sa.bindparam(f"new_{name}", type_=table.c[name].type) for name in names})
+        .returning(table)
+    )
+
+
+_INSERT_EVENT = sa.insert(schema.event)
+
+
 def write_event(connection: sa.Connection, enrollment_id: str, event: Event) -> None:
     """Add a line to an enrollment's history."""
     values = {name: getattr(event, name) for name in Event.__slots__} | {"enrollment_id": enrollment_id}
-    connection.execute(sa.insert(schema.event), values)
+    connection.execute(_INSERT_EVENT, values)
 
 
 def enrollment_of(row: sa.Row[Any]) -> Enrollment:
