@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+SEEN = 100
+"""How many unfinished enrollments are looked at for the notice before a command; `list` knows them all."""
+
 EXAMPLE = "\b\n"
 """Begins a paragraph of help that click must not wrap."""
 
@@ -75,7 +78,7 @@ class App:
         """Name the enrollments that can go on and that no process is at work on."""
         from varmenne.enrollment.enroll import unfinished
 
-        waiting = [row for row in unfinished(parts) if parts.journal.is_free(row, parts.now)]
+        waiting = [row for row in unfinished(parts, at_most=SEEN) if parts.journal.is_free(row, parts.now)]
         if waiting:
             named = ", ".join(f"{row.id} ({row.state})" for row in waiting[:3]) + (", …" if len(waiting) > 3 else "")
             self.say(f"{click.style('Unfinished:', fg='yellow')} {named}. `varmenne resume --all` goes on.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -122,10 +123,11 @@ def _fetched(parts: Parts, progress: Progress, fetch: Callable[[], Credentials])
         raise
 
 
-def unfinished(parts: Parts) -> tuple[Enrollment, ...]:
-    """Return the enrollments that are neither ended nor waiting for a certificate from the e-service's form."""
+def unfinished(parts: Parts, *, at_most: int | None = None) -> tuple[Enrollment, ...]:
+    """Return the enrollments that can go on: neither ended nor waiting for a certificate from the e-service's form."""
     rows = parts.journal.every(states=frozenset(State) - ENDED)
-    return tuple(row for row in rows if next_step(row) is not None or _lacks_csr(row))
+    waiting = (row for row in rows if next_step(row) is not None or _lacks_csr(row))
+    return tuple(itertools.islice(waiting, at_most))
 
 
 def make_request(parts: Parts, progress: Progress, order: Order) -> Enrollment:
