@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from typing import TYPE_CHECKING, Any
 
@@ -181,3 +182,24 @@ def test_nothing_published_is_told(stage: Stage, tmp_path: Path) -> None:
     assert done.code == 11
     assert f"{CUSTOMER}/ws/current" in done.err
     assert not (tmp_path / "tls").exists()
+
+
+def test_pulls_at_the_same_time_leave_whole_files(stage: Stage, tmp_path: Path) -> None:
+    """Two timers that fire at once wait for each other: the link leads to files, and one of them has reloaded."""
+    enroll(stage)
+    arguments = ("pull", "--customer-id", CUSTOMER, "--to", tmp_path / "tls", "--reload", "true", "--json")
+    running = [stage.start(*arguments) for _ in range(3)]
+    results = [json.loads(process.communicate(timeout=60)[0]) for process in running]
+    assert sorted(result["changed"] for result in results) == [False, False, True]
+    assert sum(result["reloaded"] for result in results) == 1
+    assert set(contents(tmp_path / "tls")) == set(FILES)
+
+
+def test_a_folder_that_cannot_be_written_is_told(stage: Stage, tmp_path: Path) -> None:
+    """A file in the folder's place is no folder; nothing is reloaded."""
+    enroll(stage)
+    (tmp_path / "tls").mkdir()
+    (tmp_path / "tls" / "inner").write_text("x")
+    done = pull(stage, tmp_path / "tls" / "inner")
+    assert done.code in {2, 4}
+    assert reloads(stage) == 0

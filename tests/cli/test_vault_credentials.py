@@ -74,6 +74,7 @@ def test_credentials_go_from_the_mail_to_the_wire(stage: Stage, writer: str) -> 
     assert done.code == 0
     assert [row.state for row in stage.rows()] == [State.ACTIVE]
     assert stage.sent(order.transfer_id) == 1
+    assert done.err.count("Check journal") == 1
     assert not file.exists()
 
 

@@ -49,12 +49,19 @@ def enroll(parts: Parts, progress: Progress, order: Order, credentials: Given, *
         StateError: the transfer ID was used up, or there is an active certificate and none is to be replaced.
         VarmenneError: whatever failed on the way; the journal tells how far it came.
     """
-    if not isinstance(credentials, Credentials):
-        # They can be fetched once: everything that needs no knowledge of them is proven first.
-        _to_be_replaced(parts, order)
-        before_spending(parts, progress, order.customer, order.channel)
-        with _fetched(parts, progress, credentials) as fetched:
-            return enroll(parts, progress, order, fetched, wait=wait)
+    if isinstance(credentials, Credentials):
+        return _enroll(parts, progress, order, credentials, wait)
+    # They can be fetched once: everything that needs no knowledge of them is proven first, and not once more.
+    _to_be_replaced(parts, order)
+    before_spending(parts, progress, order.customer, order.channel)
+    with _fetched(parts, progress, credentials) as fetched:
+        return _enroll(parts, progress, order, fetched, wait, proven=True)
+
+
+def _enroll(
+    parts: Parts, progress: Progress, order: Order, credentials: Credentials, wait: timedelta, *, proven: bool = False
+) -> Enrollment:
+    """Enroll with credentials that are here; ``proven`` if all else was proven a moment ago."""
     if credentials.customer is not None and credentials.customer != order.customer:
         raise InputError(
             "The credentials are for another customer",
@@ -63,10 +70,11 @@ def enroll(parts: Parts, progress: Progress, order: Order, credentials: Given, *
     row = parts.journal.by_transfer(parts.settings.environment, transfer_hash(credentials.transfer))
     if row is not None:
         _refuse_other_order(row, order)
-        return go_on(parts, progress, row, credentials=credentials, wait=wait)
+        return _go_on(parts, progress, row, credentials, wait, proven=proven)
     credentials.refuse_expired(parts.now)
     old = _to_be_replaced(parts, order)
-    before_spending(parts, progress, order.customer, order.channel)
+    if not proven:
+        before_spending(parts, progress, order.customer, order.channel)
     row = _begin(
         parts,
         order,
@@ -90,20 +98,34 @@ def go_on(
         InputError: the credentials given are not this enrollment's.
         VarmenneError: whatever failed on the way.
     """
-    if credentials is not None and not isinstance(credentials, Credentials):
-        if row.state not in {State.PREPARED, State.KEYED} or next_step(row) is None:
-            return go_on(parts, progress, row, wait=wait)
-        _expire(parts, row)
-        before_spending(parts, progress, row.customer_id, row.channel, row.method)
-        with _fetched(parts, progress, credentials) as fetched:
-            return go_on(parts, progress, row, credentials=fetched, wait=wait)
+    if credentials is None or isinstance(credentials, Credentials):
+        return _go_on(parts, progress, row, credentials, wait)
+    if row.state not in {State.PREPARED, State.KEYED} or next_step(row) is None:
+        return _go_on(parts, progress, row, None, wait)
+    _expire(parts, row)
+    before_spending(parts, progress, row.customer_id, row.channel, row.method)
+    with _fetched(parts, progress, credentials) as fetched:
+        return _go_on(parts, progress, row, fetched, wait, proven=True)
+
+
+def _go_on(
+    parts: Parts,
+    progress: Progress,
+    row: Enrollment,
+    credentials: Credentials | None,
+    wait: timedelta,
+    *,
+    proven: bool = False,
+) -> Enrollment:
+    """Go on with credentials that are here, or without; ``proven`` if all else was proven a moment ago."""
     if credentials is not None and transfer_hash(credentials.transfer) != row.transfer_hash:
         raise InputError(f"The credentials are not those of enrollment {row.id}", why="its transfer ID is another one")
     if next_step(row) is None:
         return _with_csr(parts, progress, row)
     if row.state in {State.PREPARED, State.KEYED}:
         _expire(parts, row)
-        before_spending(parts, progress, row.customer_id, row.channel, row.method)
+        if not proven:
+            before_spending(parts, progress, row.customer_id, row.channel, row.method)
     return _with_csr(parts, progress, _walk(parts, progress, row, credentials, wait))
 
 

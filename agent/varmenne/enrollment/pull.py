@@ -9,11 +9,13 @@ never a missing one.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import secrets
 import shlex
 import shutil
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -92,13 +94,14 @@ def pull(
     record = published.data
     _verify(parts, progress, customer, channel, record, with_key=with_key)
     _refuse_older(folder, record)
-    try:
-        changed = _put(folder, _files(record), note=bool(reload))
-    except OSError as exc:
-        raise InputError(f"The folder {folder} cannot be written", why=exc.strerror or str(exc)) from exc
-    reloaded = bool(reload) and (folder / RELOAD_DUE).exists()
-    if reloaded:
-        _reload(reload, folder)
+    with _alone(folder):
+        try:
+            changed = _put(folder, _files(record), note=bool(reload))
+        except OSError as exc:
+            raise _unwritable(folder, exc) from exc
+        reloaded = bool(reload) and (folder / RELOAD_DUE).exists()
+        if reloaded:
+            _reload(reload, folder)
     return Pulled(changed, reloaded, published.version, record, folder / CURRENT)
 
 
@@ -150,6 +153,26 @@ def _refuse_older(folder: Path, record: dict[str, Any]) -> None:
         )
 
 
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep other pulls out of the folder, which is made if need be; they wait."""
+    try:
+        folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as exc:
+        raise _unwritable(folder, exc) from exc
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _unwritable(folder: Path, exc: OSError) -> InputError:
+    """Make the error for a folder that cannot be used."""
+    return InputError(f"The folder {folder} cannot be written", why=exc.strerror or str(exc))
+
+
 def _files(record: dict[str, Any]) -> dict[str, str]:
     """Return the files' names and contents."""
     return {
@@ -165,7 +188,6 @@ def _put(folder: Path, files: dict[str, str], *, note: bool) -> bool:
     if all(_content(folder / CURRENT / name) == text for name, text in files.items()):
         return False
     new = folder / f".version-{secrets.token_hex(8)}"
-    folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
     new.mkdir()
     new.chmod(FOLDER_MODE)
     for name, text in files.items():
