@@ -224,3 +224,28 @@ def test_nothing_of_them_stays_in_the_audit_log(stage: Stage, writer: str) -> No
     log = stage.vault.server.audit_file.read_text()
     assert "sys/wrapping/unwrap" in log
     assert [secret for secret in (order.one_time_password, order.transfer_id, token) if secret in log] == []
+
+
+def test_a_request_is_sent_again_with_them(stage: Stage, writer: str) -> None:
+    """`resolve --resend` opens them after everything else is proven; those of another order are to be put again."""
+    order = stage.order()
+    stage.bench.state.fault("drop-unread", count=1)
+    assert enroll(stage, put(stage, writer, order)).code == 9
+    [row] = stage.rows()
+    arguments = ("resolve", row.id, "--resend", "--confirm", row.id, "--credentials")
+    again = stage.folder / "again"
+    source = stage.credentials_file(order)
+    put_again = ("credentials", "put", "--credentials", source, "--vault-token", writer, "--to", again)
+    assert stage.run(*put_again).code == 0
+    stage.configure(token={"pin": f"file:{stage.folder / 'no-such-pin'}"})
+    assert stage.run(*arguments, f"vault:{again}").code != 0
+    assert unopened(stage, again)
+    stage.configure()
+    other = put(stage, writer, stage.order())
+    done = stage.run(*arguments, f"vault:{other}")
+    assert done.code == 4
+    assert "credentials put" in done.err
+    done = stage.run(*arguments, f"vault:{again}")
+    assert done.code == 0
+    assert [one.state for one in stage.rows()] == [State.ACTIVE]
+    assert not again.exists()

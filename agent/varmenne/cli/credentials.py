@@ -57,15 +57,11 @@ def obtain_later(app: App, source: str | None) -> Credentials | HandedOver:
 
 
 def obtain(app: App, source: str | None) -> Credentials:
-    """Return the credentials from a file, standard input (``-``) or Vault (``vault:FILE``), or by asking on a terminal.
+    """Return the credentials from a file, from standard input (``-``), or by asking on a terminal.
 
     Raises:
         InputError: there is nobody to ask, the file cannot be read, or its contents cannot be used.
-        VaultError: they do not wait in Vault any more, or it cannot be asked.
     """
-    if source is not None and source.startswith(VAULT):
-        waiting = obtain_later(app, source)
-        return waiting if isinstance(waiting, Credentials) else waiting()
     if source is None:
         return _ask(app)
     raw = sys.stdin.buffer.read(MAX_FILE_BYTES + 1) if source == "-" else _read(app, Path(source))

@@ -58,7 +58,7 @@ def resolve(
     Without an option it tells what is known, and what can be done. Sending again may spend credentials that were spent
     already, so it asks for the enrollment's ID once more.
     """
-    from varmenne.cli.credentials import obtain
+    from varmenne.cli.credentials import obtain_later
     from varmenne.cli.look import details
     from varmenne.cli.teller import Teller
     from varmenne.enrollment import resolve as use_case
@@ -77,7 +77,7 @@ def resolve(
         elif resend:
             _refuse_unless(use_case.choices(row), State.SUBMITTING, row)
             _confirm(row, confirm, "It may spend the credentials a second time.")
-            row = use_case.resend(parts, Teller(app), row, obtain(app, credentials), wait=limit)
+            row = use_case.resend(parts, Teller(app), row, obtain_later(app, credentials), wait=limit)
         elif abandon:
             _refuse_unless(use_case.choices(row), State.ABANDONED, row)
             _confirm(row, confirm, "It cannot be taken up again.")

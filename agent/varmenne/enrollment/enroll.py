@@ -29,6 +29,12 @@ Given = Credentials | Callable[[], Credentials]
 """One-time credentials, or a way to get them that works only once: it is used at the last moment."""
 
 
+OPENED_UNSENT = (
+    "The credentials were opened, so they wait in Vault no more, and they were not sent. Put them there again from the "
+    "mail (`varmenne credentials put`), then go on with the new file"
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
     """What is to be got: whose certificate, for which channel, in the place of which other one."""
@@ -138,10 +144,7 @@ def _fetched(parts: Parts, progress: Progress, fetch: Callable[[], Credentials])
     except (VarmenneError, KeyboardInterrupt):
         row = parts.journal.by_transfer(parts.settings.environment, transfer_hash(credentials.transfer))
         if row is None or row.sent_at is None:
-            progress.warns(
-                "The credentials were opened, so they wait in Vault no more, and they were not sent. Put them there "
-                "again from the mail (`varmenne credentials put`), then go on with the new file"
-            )
+            progress.warns(OPENED_UNSENT)
         raise
 
 

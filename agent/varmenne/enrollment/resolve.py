@@ -14,8 +14,9 @@ from varmenne.domain.identifiers import RetrievalId
 from varmenne.domain.steps import STEPS, State, allowed
 from varmenne.enrollment.acts import Work
 from varmenne.enrollment.engine import Engine
+from varmenne.enrollment.enroll import OPENED_UNSENT, Given
 from varmenne.enrollment.preflight import before_spending
-from varmenne.errors import InputError, StateError
+from varmenne.errors import InputError, ServiceUnreachable, StateError
 from varmenne.service.interface import Operation
 
 if TYPE_CHECKING:
@@ -69,10 +70,10 @@ def found(parts: Parts, progress: Progress, row: Enrollment, retrieval: Retrieva
     return engine.order(row, State.ACCEPTED, changes={"retrieval_id": retrieval}, until=parts.now + wait)
 
 
-def resend(
-    parts: Parts, progress: Progress, row: Enrollment, credentials: Credentials, *, wait: timedelta
-) -> Enrollment:
+def resend(parts: Parts, progress: Progress, row: Enrollment, credentials: Given, *, wait: timedelta) -> Enrollment:
     """Send the same CSR with the same transfer ID once more, because a person has ordered it.
+
+    Credentials that can be fetched only once are fetched when everything else is proven.
 
     Raises:
         InputError: the credentials are not this enrollment's, or expired.
@@ -80,14 +81,35 @@ def resend(
         VarmenneError: whatever failed on the way; after a failure to send, the enrollment is as uncertain as before.
     """
     _refuse_unless(row, State.SUBMITTING)
-    if transfer_hash(credentials.transfer) != row.transfer_hash:
-        raise InputError(f"The credentials are not those of enrollment {row.id}", why="its transfer ID is another one")
-    credentials.refuse_expired(parts.now)
+    if isinstance(credentials, Credentials):
+        _refuse_other(credentials, row, parts)
+        before_spending(parts, progress, row.customer_id, row.channel)
+        return _send_again(parts, progress, row, credentials, wait)
     before_spending(parts, progress, row.customer_id, row.channel)
+    fetched = credentials()
+    try:
+        _refuse_other(fetched, row, parts)
+        return _send_again(parts, progress, row, fetched, wait)
+    except (InputError, ServiceUnreachable):
+        progress.warns(OPENED_UNSENT)
+        raise
+
+
+def _send_again(
+    parts: Parts, progress: Progress, row: Enrollment, credentials: Credentials, wait: timedelta
+) -> Enrollment:
+    """Send the request again with credentials that are here."""
     work = Work(parts, credentials, warn=progress.warns, before=row)
     return Engine(work, progress).order(
         row, State.SUBMITTING, changes={"sent_at": parts.now}, until=parts.now + wait, begun=STEPS[State.KEYED]
     )
+
+
+def _refuse_other(credentials: Credentials, row: Enrollment, parts: Parts) -> None:
+    """Refuse credentials that are another enrollment's, or expired."""
+    if transfer_hash(credentials.transfer) != row.transfer_hash:
+        raise InputError(f"The credentials are not those of enrollment {row.id}", why="its transfer ID is another one")
+    credentials.refuse_expired(parts.now)
 
 
 def abandon(parts: Parts, progress: Progress, row: Enrollment) -> Enrollment:
