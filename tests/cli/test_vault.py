@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -278,3 +279,16 @@ def test_a_login_key_that_needs_no_stored_secret(stage: Stage, tmp_path: Path) -
     found = {line["name"]: line for line in stage.run("doctor", "--json").json}
     assert "keys without a row" not in found
     stage.vault.root.sys.disable_auth_method(mount)
+
+
+def test_the_printed_settings_log_in(stage: Stage, fresh: str, admin: str) -> None:
+    """What setup prints is a piece of the settings file that works as it stands, wrapped secret ID and all."""
+    file, own = stage.folder / "wrapped", stage.folder / "own-secret-id"
+    arguments = ("vault", "setup", "--role", f"varmenne-{fresh}", "--admin-token", admin, "--secret-id-to", file)
+    done = stage.run(*arguments)
+    printed = tomllib.loads(done.out.partition("\n\n")[2])["vault"]["login"]
+    assert set(printed) == {"method", "role", "role_id", "wrapped_secret_id"}
+    stage.configure(vault={"mount": fresh, "login": printed | {"secret_id": f"file:{own}"}})
+    for _ in range(2):
+        assert stage.run("vault", "check").code == 0
+        assert (file.exists(), own.exists()) == (False, True)
