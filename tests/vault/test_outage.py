@@ -1,8 +1,10 @@
-"""A server that is sealed, stopped and started again while hundreds of records are published."""
+"""Servers in trouble: sealed and restarted while hundreds of records are published, and with a full audit disk."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
+import resource
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +22,44 @@ if TYPE_CHECKING:
 
 WORKERS = 4
 EACH = 125
+RECORD = {"certificate": "one", "enrollment": "20261124-00000001", "not_before": "2026-11-24T00:00:00Z"}
 PATIENCE = Patience(attempts=60, longest_wait_seconds=2, total_seconds=120)
+
+
+def place(name: str) -> Location:
+    """The place of a customer's record."""
+    customer = CustomerId(name)
+    return Location(prefix="varmenne", environment=Environment.TEST, customer=customer, channel=Channel.WS)
+
+
+def test_a_full_audit_disk_doubles_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Vault answers 500 to a write that it could not note, and to one that it has carried out but could not note."""
+    caplog.set_level(logging.INFO)
+    told: list[str] = []
+    with OpenBaoServer(tmp_path / "server") as server:
+        settings = provision(server, secret_id_file=tmp_path / "secret-id")
+        assert server.pid is not None
+        unlimited = resource.prlimit(server.pid, resource.RLIMIT_FSIZE)
+        with CertificateStore(settings, clock=system_clock, patience=PATIENCE) as store:
+            store.publish(place("first"), RECORD, operation="first", expected_version=0)
+            for room in range(200, 3400, 400):
+                caplog.clear()
+                size = server.audit_file.stat().st_size
+                resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (size + room, unlimited[1]))
+                healed = threading.Timer(0.3, resource.prlimit, (server.pid, resource.RLIMIT_FSIZE, unlimited))
+                healed.start()
+                name = f"room-{room}"
+                assert store.publish(place(name), RECORD, operation=name, expected_version=0) == 1
+                healed.join()
+                told.append(caplog.text)
+        root = server.client()
+        with contextlib.closing(root.adapter):
+            for room in range(200, 3400, 400):
+                path = place(f"room-{room}").path
+                found = root.secrets.kv.v2.read_secret_metadata(path, mount_point=settings.mount)["data"]
+                assert list(found["versions"]) == ["1"]
+    assert any("trying again" in text for text in told)
+    assert any("An earlier try has written" in text for text in told)
 
 
 @pytest.mark.long
@@ -29,10 +68,6 @@ def test_five_hundred_records_through_seal_and_kill(tmp_path: Path) -> None:
     with OpenBaoServer(tmp_path / "server", persistent=True) as server:
         settings = provision(server, secret_id_file=tmp_path / "secret-id")
         begun = threading.Event()
-
-        def place(name: str) -> Location:
-            customer = CustomerId(name)
-            return Location(prefix="varmenne", environment=Environment.TEST, customer=customer, channel=Channel.WS)
 
         def work(number: int) -> dict[str, int]:
             told = {}
