@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import stat
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -76,6 +77,21 @@ def test_credentials_go_from_the_mail_to_the_wire(stage: Stage, writer: str) -> 
     assert stage.sent(order.transfer_id) == 1
     assert done.err.count("Check journal") == 1
     assert not file.exists()
+
+
+def test_a_file_that_cannot_be_removed_costs_no_credentials(stage: Stage, writer: str) -> None:
+    """They are opened and in hand: that the spent token stays where it is, is a warning and not the end."""
+    order = stage.order()
+    file = put(stage, writer, order)
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        done = stage.run("enroll", "--customer-id", CUSTOMER, "--credentials", f"vault:/dev/fd/{descriptor}")
+    finally:
+        os.close(descriptor)
+    assert done.code == 0
+    assert "could not be removed" in done.err
+    assert [row.state for row in stage.rows()] == [State.ACTIVE]
+    assert stage.sent(order.transfer_id) == 1
 
 
 def test_credentials_that_somebody_opened_first_are_an_alarm(stage: Stage, writer: str) -> None:

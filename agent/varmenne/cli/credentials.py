@@ -51,9 +51,17 @@ def obtain_later(app: App, source: str | None) -> Credentials | HandedOver:
 
     path = Path(source.removeprefix(VAULT))
     token = read_secret(f"file:{path}", what="wrapping token of the credentials")
-    waiting = HandedOver(app.settings().vault, token, system_clock, lambda: path.unlink(missing_ok=True))
+    waiting = HandedOver(app.settings().vault, token, system_clock, lambda: _remove_spent(app, path))
     waiting.check()
     return waiting
+
+
+def _remove_spent(app: App, path: Path) -> None:
+    """Remove the file of a wrapping token that was used; what it opened must not be lost over that."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as exc:
+        app.warn(f"{path} could not be removed ({exc.strerror}). Its token is spent and opens nothing any more")
 
 
 def obtain(app: App, source: str | None) -> Credentials:

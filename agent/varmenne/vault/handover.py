@@ -62,7 +62,7 @@ class HandedOver:
         settings: where Vault is.
         token: the wrapping token.
         clock: the time of day.
-        opened: called when they have been opened, such as to remove the token's file.
+        opened: called when they have been opened, such as to remove the token's file. It may not fail: they are here.
     """
 
     def __init__(self, settings: VaultSettings, token: Secret, clock: Clock, opened: Callable[[], None]) -> None:
@@ -99,8 +99,10 @@ class HandedOver:
                 next_step=f"They may have been opened all the same. {FROM_THE_MAIL}" if lost else exc.next_step,
                 **exc.facts,
             ) from exc
-        self._opened()
-        return parse_credentials(json.dumps(values))
+        try:
+            return parse_credentials(json.dumps(values))
+        finally:
+            self._opened()
 
     def _ask(self, doing: str, function: Callable[[Any], Answer]) -> Answer:
         """Ask Vault; what it says of a token that is spent is said in terms of the credentials."""
