@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import stat
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any
@@ -283,24 +284,44 @@ def find_config(explicit: str | None) -> Path:
     """Return the settings file: the explicit one, ``./varmenne.toml``, the user's, or ``/etc/varmenne/varmenne.toml``.
 
     Raises:
-        ConfigError: the file does not exist, or none was found.
+        ConfigError: the file does not exist or cannot be reached, or none was found.
     """
     if explicit:
         path = Path(explicit)
-        if not path.is_file():
-            raise ConfigError(f"There is no settings file {path}", next_step="`varmenne init` writes one")
+        _refuse_no_file(path)
         return path
     home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
     candidates = [Path(CONFIG_NAME), home / "varmenne" / CONFIG_NAME, Path("/etc/varmenne") / CONFIG_NAME]
+    looked_for = []
     for path in candidates:
-        if path.is_file():
-            return path
+        try:
+            if path.is_file():
+                return path
+            looked_for.append(str(path))
+        except OSError as exc:
+            looked_for.append(f"{path} (cannot be read: {exc.strerror})")
     raise ConfigError(
         "No settings file was found",
-        why="looked for " + ", ".join(map(str, candidates)),
+        why="looked for " + ", ".join(looked_for),
         next_step="`varmenne init` writes one; `--config FILE` or VARMENNE_CONFIG names another. "
         "`varmenne demo` needs none",
     )
+
+
+def _refuse_no_file(path: Path) -> None:
+    """Refuse a name that is not a settings file's.
+
+    Raises:
+        ConfigError: nothing is there, it is a folder, or a folder on the way may not be entered.
+    """
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise ConfigError(f"There is no settings file {path}", next_step="`varmenne init` writes one") from None
+    except OSError as exc:
+        raise ConfigError(f"The settings file {path} cannot be read", why=exc.strerror or str(exc)) from exc
+    if stat.S_ISDIR(found.st_mode):
+        raise ConfigError(f"{path} is a folder", next_step=f"Name the file, such as {path / CONFIG_NAME}")
 
 
 def load_settings(path: Path) -> Settings:

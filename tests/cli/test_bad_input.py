@@ -165,6 +165,31 @@ def test_no_settings_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert "varmenne demo" in run_main("list").err
 
 
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [("/", "is a folder"), ("x" * 300, "cannot be read"), ("/etc/hostname/varmenne.toml", "no settings file")],
+)
+def test_a_settings_file_that_cannot_be_one(tmp_path: Path, config: str, words: str) -> None:
+    """A folder, and a name that the system refuses to look at, are told as what they are."""
+    from harness.stage import run_main
+
+    result = run_main("--config", config, "list")
+    assert (result.code, result.out) == (3, "")
+    assert words in result.err
+    kept = run_main("demo", "--keep", str(tmp_path / ("x" * 300)))
+    assert (kept.code, kept.out) == (4, "")
+    assert "cannot be read" in kept.err
+
+
+def test_settings_behind_a_closed_door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A place that may not be entered is named among those that were looked at, and keeps none of the others away."""
+    from harness.stage import run_main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", "x" * 300)
+    assert "varmenne.toml (cannot be read: File name too long)" in run_main("list").err
+
+
 def test_wrong_pin_is_tried_once(stage: Stage) -> None:
     """A refused PIN costs one try; the second run says so without a try, and the right PIN works at once."""
     wrong = stage.folder / "wrong-pin"

@@ -110,9 +110,15 @@ def refuse_used(folder: Path) -> None:
     """Refuse a folder that has something in it.
 
     Raises:
-        InputError: it exists and is not an empty folder.
+        InputError: it exists and is not an empty folder, or it cannot be looked at.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    try:
+        used = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    except OSError as exc:
+        raise InputError(
+            f"{folder} cannot be read", why=exc.strerror or str(exc), next_step="Name a folder of your own"
+        ) from exc
+    if used:
         raise InputError(
             f"{folder} exists already and is not empty",
             next_step=f"Name a new folder. If it is an earlier demonstration's: {folder}/start runs that again",
