@@ -10,7 +10,7 @@ import click
 
 from varmenne import __version__
 from varmenne.cli.common import App
-from varmenne.cli.program import COMMANDS, INTERRUPTED, program
+from varmenne.cli.program import COMMANDS, INTERRUPTED, OUTPUT_LOST, PIPE_CLOSED, program
 from varmenne.domain.steps import BY_ORDER, ENDED, STEPS
 from varmenne.errors import family
 from varmenne.settings_reference import tables
@@ -48,6 +48,8 @@ def exit_codes() -> str:
     for cls in family():
         if "exit_code" in vars(cls):
             meanings[cls.exit_code] = cls.meaning
+    meanings[OUTPUT_LOST] = "standard output could not be written; what was done is done"
+    meanings[PIPE_CLOSED] = "the reader of standard output went away; what was done is done"
     meanings[INTERRUPTED] = "interrupted by Ctrl-C; what was done is safe"
     meanings[1] += "; of `service verify`: an answer did not verify"
     return text + "".join(f"| {code} | {meanings[code]} |\n" for code in sorted(meanings))

@@ -133,6 +133,7 @@ def test_unusable(shared_stage: Stage, settings: Callable[..., None], name: str)
     assert [word for word in words if word not in result.err] == [], result.err
     assert "Traceback" not in result.err
     assert "s3cRet" not in result.out + result.err
+    settings()  # The world is looked at with settings that can be read.
     assert shared_stage.world() == before
 
 

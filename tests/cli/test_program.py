@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -14,7 +15,7 @@ import click
 import pytest
 
 from harness.stage import Stage, run_main
-from varmenne.cli.program import COMMANDS, program
+from varmenne.cli.program import COMMANDS, INTERRUPTED, OUTPUT_LOST, PIPE_CLOSED, program
 from varmenne.errors import family
 
 
@@ -202,7 +203,7 @@ def test_exit_codes_are_told_apart() -> None:
     """Each family of errors that has a code of its own has another one than the others, and none of click's."""
     codes = [error.exit_code for error in family() if "exit_code" in vars(error)]
     assert len(codes) == len(set(codes))
-    assert not {0, 2, 130} & set(codes)
+    assert not {0, 2, INTERRUPTED, OUTPUT_LOST, PIPE_CLOSED} & set(codes)
 
 
 def test_as_a_module(shared_stage: Stage) -> None:
@@ -219,5 +220,42 @@ def test_closed_pipe(shared_stage: Stage) -> None:
         process.stdout.close()
         assert process.stderr is not None
         err = process.stderr.read().decode()
-    assert "Traceback" not in err
-    assert process.returncode in {0, 1}
+    assert err == ""
+    assert process.returncode == PIPE_CLOSED
+
+
+@pytest.mark.parametrize("arguments", [("list", "--json"), ("--help",), ("show", "nonsense", "--json")], ids=" ".join)
+def test_output_that_cannot_be_written(shared_stage: Stage, arguments: tuple[str, ...]) -> None:
+    """A full disk behind standard output is told in a sentence, with an exit code of its own."""
+    with Path("/dev/full").open("wb") as full, shared_stage.start(*arguments, stdout=full) as process:
+        _out, err = process.communicate(timeout=30)
+    assert process.returncode == OUTPUT_LOST, err
+    assert b"Standard output could not be written: No space left on device" in err
+    assert b"Traceback" not in err
+
+
+def test_words_that_cannot_be_written_stop_nothing(shared_stage: Stage) -> None:
+    """A full disk behind standard error does not keep a command from its work."""
+    order = shared_stage.order("quiet")
+    file = shared_stage.credentials_file(order)
+    arguments = ("enroll", "--customer-id", "quiet", "--credentials", file, "--json")
+    with Path("/dev/full").open("wb") as full, shared_stage.start(*arguments, stderr=full) as process:
+        out, _err = process.communicate(timeout=60)
+    assert (process.returncode, json.loads(out)["state"]) == (0, "active")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_terminals_that_lack_letters(shared_stage: Stage, encoding: str) -> None:
+    """What a terminal cannot show becomes something else, and JSON stays whole by its escapes."""
+    order = shared_stage.order(encoding, name="Öljy → Oy")
+    file = shared_stage.credentials_file(order)
+    environment = {**shared_stage.environment(), "PYTHONIOENCODING": encoding}
+    arguments = ("enroll", "--customer-id", encoding, "--customer-name", "Öljy → Oy", "--credentials", file, "--json")
+    with shared_stage.start(*arguments, env=environment) as process:
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert json.loads(out.decode(encoding))["customer_name"] == "Öljy → Oy"
+    assert b"Enrollment" in err
+    with shared_stage.start("doctor", env=environment) as process:
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, b"")

@@ -36,6 +36,7 @@ class App:
     json: bool = False
     verbosity: int = 0
     color: bool | None = None
+    if_interrupted: str = ""
     _warned: set[str] = field(default_factory=set)
 
     def settings(self, environment: str | None = None, endpoint: str | None = None) -> Settings:
@@ -85,11 +86,12 @@ class App:
 
     def emit(self, data: object, text: str) -> None:
         """Print the result on standard output: as one JSON document with --json, else as text."""
-        click.echo(json.dumps(data, ensure_ascii=False, indent=2) if self.json else text, color=self.color)
+        click.echo(as_json(data, indent=2) if self.json else text, color=self.color)
 
     def say(self, text: str = "", *, newline: bool = True) -> None:
-        """Print words on standard error."""
-        click.echo(text, err=True, nl=newline, color=self.color)
+        """Print words on standard error. Work does not stop because nobody can read them."""
+        with contextlib.suppress(OSError):
+            click.echo(text, err=True, nl=newline, color=self.color)
 
     def warn(self, sentence: str) -> None:
         """Print a warning on standard error, each only once."""
@@ -114,7 +116,17 @@ class App:
     def print_failure(self, exit_code: int, **error: str) -> None:
         """With --json, print on standard output, for programs, how the command failed."""
         if self.json:
-            click.echo(json.dumps({"ok": False, "exit_code": exit_code, "error": error}, ensure_ascii=False))
+            click.echo(as_json({"ok": False, "exit_code": exit_code, "error": error}))
+
+
+def as_json(data: object, *, indent: int | None = None) -> str:
+    """Return JSON with letters as they are; escaped, where standard output has no code for one of them."""
+    text = json.dumps(data, ensure_ascii=False, indent=indent)
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(data, indent=indent)
+    return text
 
 
 def _store(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:

@@ -5,8 +5,11 @@ Commands are imported when they are called, so that ``varmenne --help`` costs li
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import os
 import sys
+import traceback
 import warnings
 from typing import Any, NoReturn
 
@@ -18,6 +21,10 @@ from varmenne.errors import VarmenneError
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells count it (128 + SIGINT)."""
+PIPE_CLOSED = 141
+"""Exit code if the reader of standard output went away, as shells count it (128 + SIGPIPE)."""
+OUTPUT_LOST = 16
+"""Exit code if standard output could not be written, such as to a full disk."""
 
 COMMANDS: dict[str, tuple[str, str]] = {
     # name: (module of this package that has a command of that name, what the command is for)
@@ -41,6 +48,15 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "testbench": ("testbench", "Run a stand-in for the certificate service, for trials and tests."),
     "completion": ("completion", "Print the completion script for a shell."),
 }
+
+IF_INTERRUPTED = {
+    **dict.fromkeys(
+        ("enroll", "csr", "import", "resume", "resolve"),
+        "What was done is safe; `varmenne resume --all` goes on.",
+    ),
+    **dict.fromkeys(("doctor", "list", "show", "history"), "Nothing was changed."),
+}
+"""What is true after Ctrl-C in a command; others, such as `init`, say it themselves as they go on."""
 
 
 class Program(click.Group):
@@ -68,6 +84,8 @@ class Program(click.Group):
             near = difflib.get_close_matches(args[0], COMMANDS, n=1)
             advice = f"Did you mean '{near[0]}'?" if near else "`varmenne --help` lists them."
             raise click.UsageError(f"There is no command '{args[0]}'. {advice}", ctx)
+        if args:
+            ctx.ensure_object(App).if_interrupted = IF_INTERRUPTED.get(args[0], "")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
@@ -94,11 +112,36 @@ def program() -> None:
 def main() -> NoReturn:
     """Run the program and exit with a code of the table in ``varmenne.errors``."""
     _forbid_core_dumps()
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that has no "→" shows something else for it; that is no reason to fail.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
     app = App()
     warnings.showwarning = lambda message, *_rest, **_more: app.warn(str(message))
     warnings.simplefilter("always", UserWarning)
     try:
+        code = _exit_code(app)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as exc:
+        code = _output_lost(app, exc)
+    sys.exit(code)
+
+
+def _exit_code(app: App) -> int:
+    """Run the program, print how it failed if it did, and return the exit code.
+
+    Raises:
+        OSError: standard output cannot be written.
+    """
+    stdout = sys.stdout
+    try:
         code = program.main(standalone_mode=False, obj=app, prog_name="varmenne")
+    except SystemExit:
+        if sys.stdout is not stdout:  # click has met a closed pipe, put a mute in its place, and exits with 1.
+            sys.stdout = stdout
+            raise BrokenPipeError from None
+        raise
     except click.exceptions.Exit as exc:
         code = exc.exit_code
     except click.ClickException as exc:
@@ -108,19 +151,36 @@ def main() -> NoReturn:
         app.print_failure(exc.exit_code, kind="UsageError", what=exc.format_message())
         code = exc.exit_code
     except (click.Abort, KeyboardInterrupt):
-        app.say("\nInterrupted. What was done is safe; `varmenne resume --all` goes on.")
+        app.say(f"\nInterrupted. {app.if_interrupted}".rstrip(" "))
         app.print_failure(INTERRUPTED, kind="Interrupted", what="Interrupted")
         code = INTERRUPTED
-    except BrokenPipeError:
-        sys.stderr.close()
-        code = 0
     except VarmenneError as exc:
         app.fail(exc)
         code = exc.exit_code
-    except Exception as exc:  # noqa: BLE001 - the last resort: nobody gets a traceback unasked
+    except Exception as exc:  # the last resort: nobody gets a traceback unasked
+        if isinstance(exc, OSError) and _came_from_printing(exc):
+            raise
         app.fail(_defect(exc))
         code = VarmenneError.exit_code
-    sys.exit(code if isinstance(code, int) else 0)
+    return code if isinstance(code, int) else 0
+
+
+def _came_from_printing(exc: OSError) -> bool:
+    """Tell whether click met the error while it wrote; it does not say so, and a stream fails only once."""
+    *_above, (frame, _line) = traceback.walk_tb(exc.__traceback__)
+    return frame.f_globals.get("__name__") == click.echo.__module__
+
+
+def _output_lost(app: App, exc: OSError) -> int:
+    """Say that standard output cannot be written, unless its reader went away on purpose; return the exit code."""
+    # What is still buffered would fail once more when Python ends.
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    if isinstance(exc, BrokenPipeError):
+        return PIPE_CLOSED
+    app.say(f"{click.style('Error:', fg='red')} Standard output could not be written: {exc.strerror}.")
+    app.say("  Next: What was done is done; look with `varmenne list`, and give the output room.")
+    return OUTPUT_LOST
 
 
 def _defect(exc: Exception) -> VarmenneError:
