@@ -81,11 +81,23 @@ def test_only_a_person_sends_again() -> None:
     assert by_order == {State.UNCERTAIN, State.REJECTED}
 
 
-def test_what_has_a_certificate_is_not_given_up() -> None:
-    """Abandoning is for enrollments that have nothing to lose."""
+def test_what_is_in_use_is_not_given_up() -> None:
+    """Abandoning is for enrollments that no consumer uses yet, and never in the middle of a request."""
     assert {state for state, targets in BY_ORDER.items() if State.ABANDONED in targets}.isdisjoint(
-        {State.SUBMITTING, State.ISSUED, State.STORED, State.ACTIVE, State.SUPERSEDED, State.RETIRED}
+        {State.SUBMITTING, State.ACTIVE, State.SUPERSEDED, State.RETIRED}
     )
+
+
+def test_every_state_that_is_not_an_end_can_be_left_by_order() -> None:
+    """Whatever stands in the way of the next step, a person can end it; only a request under way is settled first."""
+    assert {state for state in set(State) - ENDED if State.ABANDONED not in BY_ORDER.get(state, ())} == {
+        State.SUBMITTING
+    }
+
+
+def test_what_may_have_been_sent_does_not_expire() -> None:
+    """`expired` says that nothing was ever sent."""
+    assert {state for state in State if allowed(state, State.EXPIRED)} == {State.PREPARED, State.KEYED}
 
 
 @pytest.mark.parametrize(
@@ -106,7 +118,7 @@ def test_what_has_a_certificate_is_not_given_up() -> None:
         (State.ACCEPTED, State.KEYED, False),
         (State.ACTIVE, State.PREPARED, False),
         (State.SUPERSEDED, State.ACTIVE, False),
-        (State.REJECTED, State.ACCEPTED, False),
+        (State.REJECTED, State.ACCEPTED, True),  # By order: the first request was accepted after all.
         *((end, other, False) for end in sorted(FINAL) for other in State if other is not end),
     ],
 )

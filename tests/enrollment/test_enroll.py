@@ -18,6 +18,7 @@ from varmenne.domain.keys import CustodyProbe, ProbeResult
 from varmenne.domain.secret import Secret
 from varmenne.domain.steps import STEPS, State
 from varmenne.enrollment.enroll import enroll, go_on, unfinished
+from varmenne.enrollment.preflight import probe_name
 from varmenne.errors import (
     ConfigError,
     InputError,
@@ -137,7 +138,8 @@ def test_not_there_in_time(shared_stage: Stage, customer: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "count"), [("http-503", 2), ("drop-unread", 2), ("temporary-error", 2), ("half-answer", 1), ("slow", 1)]
+    ("fault", "count"),
+    [("http-503", 2), ("drop-unread", 2), ("temporary-error", 2), ("half-answer", 1), ("slow", 1), ("html-page", 2)],
 )
 def test_a_disturbed_service_is_waited_for(stage: Stage, customer: str, fault: str, count: int) -> None:
     """Asking for the certificate may be repeated: a service that is disturbed for a while only costs time."""
@@ -157,7 +159,6 @@ def test_a_disturbed_service_is_waited_for(stage: Stage, customer: str, fault: s
         ("unsigned", ""),
         ("wrong-signer", "chain"),
         ("customer-signs", "chain"),
-        ("html-page", ""),
         ("another-key", "key"),
         ("wrong-issuer", "chain"),
         ("expired-certificate", "validity"),
@@ -399,7 +400,7 @@ def test_an_unfit_token_spends_nothing(stage: Stage, monkeypatch: pytest.MonkeyP
         )
         with pytest.raises(TokenUnfit, match="does not keep private keys inside") as caught:
             enroll(parts, Listener(), order_for(), credentials, wait=WAIT)
-        latest = parts.journal.latest_probe(identity.digest_with_versions)
+        latest = parts.journal.latest_probe(probe_name(parts, identity))
         with pytest.raises(TokenUnfit):
             enroll(parts, Listener(), order_for(), credentials, wait=WAIT)
     assert ("wrap AES_KEY_WRAP" in caught.value.why) is (outcome == "allowed")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from harness.stage import Listener, Stage, order_for
+from varmenne.clock import system_clock
 from varmenne.domain.enrollment import Enrollment
 from varmenne.domain.identifiers import RetrievalId
 from varmenne.domain.secret import Secret
@@ -16,6 +18,7 @@ from varmenne.enrollment import resolve
 from varmenne.enrollment.enroll import enroll, go_on, unfinished
 from varmenne.enrollment.parts import Parts
 from varmenne.errors import InputError, OutcomeUncertain, ServiceRefused, ServiceUnreachable, StateError
+from varmenne.testbench.family import Family
 from varmenne.testbench.state import Order
 
 WAIT = timedelta(seconds=20)
@@ -66,13 +69,104 @@ def test_resend_is_an_order(stage: Stage) -> None:
     assert stage.keys_of(done) == 1
 
 
-def test_resend_of_spent_credentials_is_rejected(stage: Stage) -> None:
-    """If the first request had arrived after all, the service refuses the second, and that is a proven answer."""
+def test_resend_of_spent_credentials_leaves_the_first_request_open(stage: Stage) -> None:
+    """If the first request had arrived after all, the second is refused, and the RetrievalId can still be given."""
     with stage.parts() as parts:
         row, order = uncertain_by(stage, "drop-after-receipt", parts)
         with pytest.raises(ServiceRefused):
             resolve.resend(parts, Listener(), row, stage.credentials(order), wait=WAIT)
-        assert parts.journal.get(row.id).state is State.REJECTED
+        row = parts.journal.get(row.id)
+        assert row.state is State.UNCERTAIN
+        issued = stage.bench.state.store.find_issued(by="transfer_id", value=order.transfer_id)
+        assert issued is not None
+        done = resolve.found(parts, Listener(), row, RetrievalId(issued.retrieval_id), wait=WAIT)
+    assert done.state is State.ACTIVE
+
+
+def test_wrong_retrieval_id_can_be_put_right(stage: Stage) -> None:
+    """A RetrievalId that the service does not know stops for a person, who may give another."""
+    with stage.parts() as parts:
+        row, order = uncertain_by(stage, "drop-after-receipt", parts)
+        with pytest.raises(ServiceRefused, match="does not give the certificate"):
+            resolve.found(parts, Listener(), row, RetrievalId("mistyped"), wait=WAIT)
+        issued = stage.bench.state.store.find_issued(by="transfer_id", value=order.transfer_id)
+        assert issued is not None
+        row = parts.journal.get(row.id)
+        done = resolve.found(parts, Listener(), row, RetrievalId(issued.retrieval_id), wait=WAIT)
+    assert done.state is State.ACTIVE
+    assert stage.sent(order.transfer_id) == 1
+
+
+def test_stored_acceptance_is_found_before_anything_is_sent_again(stage: Stage) -> None:
+    """With the anchors put right, a resend finds the acceptance that was stored, and sends nothing."""
+    order = stage.order()
+    other = stage.folder / "other-trust"
+    Family(stage.folder / "stranger", "http://127.0.0.1:9", system_clock()).publish_trust(other / "test")
+    stage.configure(trust={"directory": str(other)})
+    with stage.parts() as parts:
+        with pytest.raises(OutcomeUncertain):
+            enroll(parts, Listener(), order_for(), stage.credentials(order), wait=WAIT)
+        (row,) = parts.journal.list()
+    stage.configure()
+    with stage.parts() as parts:
+        done = resolve.resend(parts, Listener(), row, stage.credentials(order), wait=WAIT)
+    assert done.state is State.ACTIVE
+    assert stage.sent(order.transfer_id) == 1
+
+
+def test_test_settings_do_not_touch_production(stage: Stage) -> None:
+    """A row of the other environment is neither resumed nor decided about: nothing of it reaches the endpoint."""
+    with stage.parts() as parts:
+        row, order = uncertain_by(stage, "drop-unread", parts)
+    stage.configure(environment="production")
+    with stage.parts() as parts:
+        assert unfinished(parts) == ()
+        for act in (
+            lambda: go_on(parts, Listener(), row, credentials=stage.credentials(order), wait=WAIT),
+            lambda: resolve.resend(parts, Listener(), row, stage.credentials(order), wait=WAIT),
+            lambda: resolve.abandon(parts, Listener(), row),
+        ):
+            with pytest.raises(StateError, match="of the test environment"):
+                act()
+        assert parts.journal.get(row.id) == row
+    assert stage.sent(order.transfer_id) == 1
+
+
+def test_abandoned_after_a_refusal_frees_the_transfer_id(stage: Stage) -> None:
+    """A mistyped customer ID does not burn the order: given up, its transfer ID serves the right customer."""
+    order = stage.order("7654321-4")
+    credentials = dataclasses.replace(stage.credentials(order), customer=None)
+    with stage.parts() as parts:
+        with pytest.raises(ServiceRefused):
+            enroll(parts, Listener(), order_for("7654321-0"), credentials, wait=WAIT)
+        with pytest.raises(StateError, match="belongs to another") as caught:
+            enroll(parts, Listener(), order_for("7654321-4"), credentials, wait=WAIT)
+        (row,) = parts.journal.list()
+        assert f"resolve {row.id} --abandon" in caught.value.next_step
+        resolve.abandon(parts, Listener(), row)
+        assert enroll(parts, Listener(), order_for("7654321-4"), credentials, wait=WAIT).state is State.ACTIVE
+
+
+def test_order_is_about_what_was_seen(stage: Stage) -> None:
+    """A decision about an enrollment that went on meanwhile is not carried out."""
+    with stage.parts() as parts:
+        row, order = uncertain_by(stage, "drop-unread", parts)
+        resolve.resend(parts, Listener(), row, stage.credentials(order), wait=WAIT)
+        with pytest.raises(StateError, match="changed meanwhile"):
+            resolve.abandon(parts, Listener(), row)
+        assert parts.journal.get(row.id).state is State.ACTIVE
+
+
+def test_looking_again_adds_nothing_to_the_history(stage: Stage) -> None:
+    """Resuming an uncertain enrollment twice tells the same twice, and the history stays as short."""
+    with stage.parts() as parts:
+        row, _order = uncertain_by(stage, "drop-after-receipt", parts)
+        lengths = []
+        for _ in range(3):
+            with pytest.raises(OutcomeUncertain):
+                go_on(parts, Listener(), parts.journal.get(row.id), wait=WAIT)
+            lengths.append(len(parts.journal.history(row.id)))
+    assert lengths[1] == lengths[2]
 
 
 def test_resend_that_is_not_sent_changes_nothing(stage: Stage) -> None:
@@ -112,7 +206,7 @@ def test_wrong_password_can_be_put_right_by_order(stage: Stage) -> None:
         with pytest.raises(ServiceRefused):
             enroll(parts, Listener(), order_for(), wrong, wait=WAIT)
         (row,) = parts.journal.list()
-        with pytest.raises(StateError, match="has been used"):
+        with pytest.raises(StateError, match="has refused this transfer ID"):
             enroll(parts, Listener(), order_for(), stage.credentials(order), wait=WAIT)
         done = resolve.resend(parts, Listener(), row, stage.credentials(order), wait=WAIT)
     assert done.state is State.ACTIVE

@@ -44,7 +44,7 @@ from varmenne.domain.steps import State
 from varmenne.enrollment.enroll import Order
 from varmenne.enrollment.facts import pem_to_der
 from varmenne.enrollment.parts import Parts
-from varmenne.enrollment.preflight import probe
+from varmenne.enrollment.preflight import probe, probe_name
 from varmenne.journal import Journal
 from varmenne.service.answers import verify_answer
 from varmenne.service.client import CertificateService
@@ -188,7 +188,7 @@ def token_template(tmp_path_factory: pytest.TempPathFactory) -> Template:
     )
     with Parts(settings) as parts:
         probe(parts)
-        name = parts.token.identity().digest_with_versions
+        name = probe_name(parts, parts.token.identity())
         found = parts.journal.latest_probe(name)
     assert found is not None
     return Template(made, name, found)

@@ -81,7 +81,6 @@ STEPS: dict[State, Step] = {
             State.KEYED,
             touches=("token",),
             doing="Make the key in the token and read it back",
-            others=(State.EXPIRED,),
         ),
         Step(
             StepName.SUBMIT,
@@ -89,7 +88,7 @@ STEPS: dict[State, Step] = {
             State.ACCEPTED,
             touches=("token", "service"),
             doing="Sign the CSR in the token and send it with the one-time credentials",
-            others=(State.KEYED, State.REJECTED, State.UNCERTAIN, State.EXPIRED),
+            others=(State.KEYED, State.REJECTED, State.UNCERTAIN),
             repeatable=False,
             intent=State.SUBMITTING,
         ),
@@ -143,14 +142,21 @@ ENDED = frozenset({State.ACTIVE, State.REJECTED, State.EXPIRED, State.ABANDONED,
 
 
 BY_ORDER: dict[State, frozenset[State]] = {
-    State.PREPARED: frozenset({State.ABANDONED}),
-    State.KEYED: frozenset({State.ISSUED, State.ABANDONED}),
+    State.PREPARED: frozenset({State.EXPIRED, State.ABANDONED}),
+    State.KEYED: frozenset({State.ISSUED, State.EXPIRED, State.ABANDONED}),
     State.UNCERTAIN: frozenset({State.ACCEPTED, State.SUBMITTING, State.ABANDONED}),
-    State.REJECTED: frozenset({State.SUBMITTING, State.ABANDONED}),
-    State.ACCEPTED: frozenset({State.ABANDONED}),
+    State.REJECTED: frozenset({State.ACCEPTED, State.SUBMITTING, State.ABANDONED}),
+    State.ACCEPTED: frozenset({State.ACCEPTED, State.ABANDONED}),
+    State.ISSUED: frozenset({State.ABANDONED}),
+    State.STORED: frozenset({State.ABANDONED}),
     State.ACTIVE: frozenset({State.SUPERSEDED, State.RETIRED}),
 }
-"""Moves that no step makes by itself: a person brought a certificate, decided, gave up or put another in its place."""
+"""Moves that no step makes: a person brought a certificate, decided, gave up or put another in its place, or the
+credentials ran out before they were sent."""
+
+KNOWN_ANSWER = "known_answer"
+NOT_SENT = "not_sent"
+"""Facts in the history of a request: the newest answer before it was begun, and that it certainly was not sent."""
 
 
 def step_from(state: State, method: Method) -> Step | None:

@@ -6,18 +6,22 @@ they are interpreted.
 
 from __future__ import annotations
 
+import contextlib
 import random
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from varmenne.csr import build_csr, to_pem
 from varmenne.domain.enrollment import Enrollment, Event, StoredAnswer
 from varmenne.domain.identifiers import retrieval_id
-from varmenne.domain.steps import State, StepName
+from varmenne.domain.steps import KNOWN_ANSWER, NOT_SENT, State, StepName
 from varmenne.enrollment import facts
+from varmenne.enrollment.preflight import probe_name
 from varmenne.errors import (
     ConfigError,
     InputError,
@@ -31,7 +35,7 @@ from varmenne.errors import (
 )
 from varmenne.service.answers import Answer, verify_answer
 from varmenne.service.certificates import IssuedCertificate, SubjectPolicy, verify_certificate, with_root
-from varmenne.service.error_codes import advice
+from varmenne.service.error_codes import Kind, advice
 from varmenne.service.interface import Operation
 from varmenne.service.revocation import Policy, RevocationChecker, refuse_revoked
 from varmenne.vault.record import index_strings
@@ -48,9 +52,8 @@ MOST_GROWTH = 30
 
 LONGEST_RETRY_AFTER = timedelta(hours=1)
 
-KNOWN_ANSWER = "known_answer"
-NOT_SENT = "not_sent"
-"""Facts in the history of a request: the newest answer before it was begun, and that it certainly was not sent."""
+NO_ANSWER = frozenset({"size", "encoding", "xml", "doctype", "envelope", "fault"})
+"""Checks that fail because something else than the service spoke: a gateway, a maintenance page, half an answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +104,7 @@ def generate(work: Work, row: Enrollment) -> Outcome:
         changes={
             "public_key": key.public_key,
             "token": key.token.digest,
-            "custody": facts.custody(key, work.parts.journal.latest_probe(key.token.digest_with_versions)),
+            "custody": facts.custody(key, work.parts.journal.latest_probe(probe_name(work.parts, key.token))),
         },
         detail={"key_id": key.key_id.hex(), "public_key_sha256": facts.sha256(key.public_key)},
         told=f"key {key.key_id.hex()}, not extractable, read back from the token",
@@ -117,13 +120,15 @@ def sign_csr(work: Work, row: Enrollment) -> dict[str, Any]:
             next_step=f"varmenne resume {row.id} --credentials FILE",
         )
     work.credentials.refuse_expired(work.parts.now)
+    facts.refuse_unnamed_replacement(work.parts.journal, row)
     return {"csr": row.csr or make_csr(work, row), "sent_at": work.parts.now}
 
 
 def make_csr(work: Work, row: Enrollment) -> str:
     """Build the CSR, signed by the enrollment's key in the token, and return it in PEM."""
+    key = work.parts.token.find(row.key_id)
     signer = work.parts.token.signer(row.key_id)
-    if signer.public_key != row.public_key:
+    if key is None or key.public_key != row.public_key or signer.public_key != row.public_key:
         raise KeyNotFound(
             f"The key {row.key_id.hex()} in the token is not the one that this enrollment made",
             next_step="Do not go on with this token: find out who changed it. `varmenne doctor` shows which one it is",
@@ -150,9 +155,17 @@ def submit(work: Work, row: Enrollment) -> Outcome:
 
 
 def settle(work: Work, row: Enrollment) -> Outcome:
-    """Find out what became of a request that was begun: the stored answer tells, if there is one."""
+    """Find out what became of a request that was begun, by the stored answers.
+
+    Any proven acceptance settles it, however old: the order was accepted. A refusal counts only as the answer to the
+    last request; one that was there before it says nothing of it.
+    """
     answers = work.parts.journal.answers(row.id, Operation.SIGN_NEW)
-    if answers and answers[0].id > _known_before(work.parts.journal.history(row.id)):
+    for stored in answers:
+        with contextlib.suppress(VerificationError):
+            if _verified(work, stored).ok:
+                return _read_submission(work, row, stored)
+    if answers and answers[0].id > _known_before(work.parts.journal.history(row.id), answers):
         return _read_submission(work, row, answers[0])
     lost = OutcomeUncertain(
         "The request was begun, and its answer was lost",
@@ -161,15 +174,17 @@ def settle(work: Work, row: Enrollment) -> Outcome:
     return _uncertain(row, lost)
 
 
-def _known_before(history: tuple[Event, ...]) -> int:
+def _known_before(history: tuple[Event, ...], answers: tuple[StoredAnswer, ...]) -> int:
     """Return the newest answer that was there before the last request that may have been sent was begun.
 
-    It goes by the answers' numbers, not by time: a clock may step back between sending and the answer.
+    It goes by the answers' numbers: a clock may step back between sending and the answer. Only where a history does
+    not tell the number, the times do.
     """
     known = [0]
     for event in history:
         if event.target is State.SUBMITTING:
-            known.append(int(event.detail.get(KNOWN_ANSWER, 0)))
+            older = max((answer.id for answer in answers if answer.at < event.at), default=0)
+            known.append(int(event.detail.get(KNOWN_ANSWER, older)))
         elif event.detail.get(NOT_SENT):
             known.pop()
     return known[-1]
@@ -193,9 +208,12 @@ def _read_submission(work: Work, row: Enrollment, stored: StoredAnswer) -> Outco
         "The certificate service refused the request",
         errors=answer.errors,
         why=facts.error_text(answer.errors),
-        next_step=advice(Operation.SIGN_NEW, answer.errors).next_step,
+        next_step=f"{advice(Operation.SIGN_NEW, answer.errors).next_step}. What can be done: varmenne resolve {row.id}",
     )
-    return Outcome(State.REJECTED, detail={"answer": stored.id, "errors": answer.errors}, error=refused)
+    # After a lost answer, "already used" may mean that the first request was accepted: that stays open.
+    open_still = work.before is not None and work.before.state is State.UNCERTAIN
+    target = State.UNCERTAIN if open_still else State.REJECTED
+    return Outcome(target, detail={"answer": stored.id, "errors": answer.errors}, error=refused)
 
 
 def _uncertain(row: Enrollment, cause: VarmenneError) -> Outcome:
@@ -204,8 +222,8 @@ def _uncertain(row: Enrollment, cause: VarmenneError) -> Outcome:
         f"It is uncertain whether the certificate service has accepted enrollment {row.id}",
         why=str(cause),
         next_step="The one-time credentials are not sent again by themselves; key, CSR and answers are kept. If only "
-        f"trust anchors or the clock were wrong, put them right and run: varmenne resume {row.id}. Otherwise ask the "
-        "service's support whether the order was used",
+        f"trust anchors or the clock were wrong, put them right and run: varmenne resume {row.id}. Otherwise ask "
+        f"the service's support whether the order was used, and decide: varmenne resolve {row.id}",
     )
     return Outcome(State.UNCERTAIN, detail=facts.problem(cause), error=error)
 
@@ -225,9 +243,18 @@ def retrieve(work: Work, row: Enrollment) -> Outcome:
     try:
         answer = _verified(work, stored)
     except VerificationError as exc:
-        if exc.check == "fault" or raw.status >= 500:
+        if exc.check in NO_ANSWER or raw.status != HTTPStatus.OK:
             return _not_yet(row, max(again, _retry_after(raw.retry_after)), f"the service is disturbed: {exc.why}")
         raise
+    told = advice(Operation.GET, answer.errors)
+    if not answer.ok and told.kind is not Kind.TRY_AGAIN:
+        refused = ServiceRefused(
+            "The certificate service does not give the certificate",
+            errors=answer.errors,
+            why=facts.error_text(answer.errors),
+            next_step=f"{told.next_step}. If the RetrievalId is wrong: varmenne resolve {row.id} --retrieval-id R",
+        )
+        return Outcome(row.state, detail={"answer": stored.id, "errors": answer.errors}, error=refused)
     if not answer.ok or answer.certificate is None:
         return _not_yet(row, again, f"not ready yet ({facts.error_text(answer.errors) or 'no reason given'})")
     return issued(work, row, answer.certificate)
@@ -307,7 +334,9 @@ def _poll_delay(work: Work, row: Enrollment) -> timedelta:
 
 def _retry_after(header: str) -> timedelta:
     """Return the wait that the service asked for in seconds (RFC 9110, 10.2.3), at most an hour; a date counts as 0."""
-    return min(timedelta(seconds=int(header)), LONGEST_RETRY_AFTER) if header.strip().isdecimal() else timedelta()
+    if not re.fullmatch(r"[0-9]{1,9}", header.strip()):
+        return timedelta()
+    return min(timedelta(seconds=int(header)), LONGEST_RETRY_AFTER)
 
 
 def _not_yet(row: Enrollment, wait: timedelta, told: str) -> Outcome:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from varmenne.domain.check import Check, Verdict
 from varmenne.domain.identifiers import Channel, CustomerId
+from varmenne.domain.steps import State
 from varmenne.enrollment import facts
-from varmenne.enrollment.enroll import unfinished
-from varmenne.enrollment.preflight import PROBE_LIFETIME, refuse_other_token
+from varmenne.enrollment.enroll import LAST_DAYS, unfinished
+from varmenne.enrollment.preflight import PROBE_LIFETIME, probe_name, refuse_other_token
 from varmenne.enrollment.published import compare
 from varmenne.enrollment.reconcile import reconcile
 from varmenne.errors import VarmenneError
@@ -20,6 +21,9 @@ from varmenne.service.trust_store import TrustStore
 
 if TYPE_CHECKING:
     from varmenne.enrollment.parts import Parts
+
+SHOWN = 5
+"""Unfinished enrollments that are named one by one."""
 
 CLOCK_TOLERANCE = timedelta(minutes=3)
 NO_CUSTOMER = CustomerId("doctor")
@@ -41,9 +45,16 @@ def _journal(parts: Parts) -> Iterator[Check]:
     yield Check("journal", Verdict.OK, parts.journal.name)
     yield from parts.journal.inspect()
     waiting = unfinished(parts)
-    if waiting:
-        names = ", ".join(f"{row.id} ({row.state})" for row in waiting[:5])
-        yield Check("unfinished work", Verdict.WARN, names, "varmenne resume --all")
+    for row in waiting[:SHOWN]:
+        if row.state is State.UNCERTAIN:
+            yield Check("needs a decision", Verdict.WARN, f"{row.id} is uncertain", f"varmenne resolve {row.id}")
+            continue
+        told = f"{row.id} is {row.state}"
+        if row.sent_at is None and row.valid_until is not None and row.valid_until - parts.now < LAST_DAYS:
+            told += f"; its credentials end on {row.valid_until:%Y-%m-%d %H:%M} UTC"
+        yield Check("unfinished work", Verdict.WARN, told, f"varmenne resume {row.id}")
+    if len(waiting) > SHOWN:
+        yield Check("unfinished work", Verdict.WARN, f"{len(waiting) - SHOWN} more", "varmenne list")
 
 
 def _trust(parts: Parts) -> Iterator[Check]:
@@ -61,7 +72,7 @@ def _token(parts: Parts) -> Iterator[Check]:
     yield Check("PIN", Verdict.OK, f"accepted, from {parts.settings.token.pin.partition(':')[0]}")
     refuse_other_token(parts)
     yield from reconcile(parts)
-    stands = parts.journal.latest_probe(identity.digest_with_versions)
+    stands = parts.journal.latest_probe(probe_name(parts, identity))
     if stands is None:
         yield Check("custody", Verdict.WARN, "the token has not been probed yet", "The next enrollment does it first")
     elif not stands[1]:

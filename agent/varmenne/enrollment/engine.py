@@ -8,10 +8,10 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from varmenne.domain.enrollment import Enrollment
-from varmenne.domain.steps import ENDED, State, Step, step_from
+from varmenne.domain.steps import ENDED, KNOWN_ANSWER, State, Step, step_from
 from varmenne.enrollment import facts
-from varmenne.enrollment.acts import ACTS, INTENTS, KNOWN_ANSWER, Outcome, Work
-from varmenne.errors import NotFinished, Transient, VarmenneError
+from varmenne.enrollment.acts import ACTS, INTENTS, Outcome, Work
+from varmenne.errors import NotFinished, StateError, Transient, VarmenneError
 from varmenne.service.interface import Operation
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from varmenne.enrollment.progress import Progress
 
 LEASE_MARGIN = timedelta(seconds=60)
+DEFECT = "This is a defect in varmenne. What was done is safe. Run the command again with -vv and report what it shows"
 RETRY_DELAY = timedelta(minutes=5)
 """When a row that failed for a passing reason is due again."""
 
@@ -63,7 +64,9 @@ class Engine:
         *,
         changes: Mapping[str, Any],
         until: datetime,
+        detail: Mapping[str, Any] | None = None,
         begun: Step | None = None,
+        act: str = "order",
     ) -> Enrollment:
         """Move the enrollment to ``target`` because a person has ordered it, then walk on from there.
 
@@ -72,14 +75,21 @@ class Engine:
             target: a state that :data:`varmenne.domain.steps.BY_ORDER` has for it.
             changes: values for the row.
             until: how long to wait for the service, at most.
+            detail: facts for its history.
             begun: the step whose intent the target is; its act follows at once.
+            act: what the history calls it.
 
         Raises:
-            StateError: the table does not have the move.
+            StateError: the table does not have the move, or the enrollment is not any more as the person saw it.
             VarmenneError: an act failed, as in :meth:`walk`.
         """
-        with self._holding(row):
-            self._commit("order", target, {"problem": None, **changes}, {} if begun is None else self._before_sending())
+        with self._holding(row, as_seen=True):
+            self._commit(
+                act,
+                target,
+                {"problem": None, **changes},
+                {**(detail or {}), **({} if begun is None else self._before_sending())},
+            )
             if begun is not None:
                 self._progress.begins(begun.doing)
                 self._act(begun, until)
@@ -87,11 +97,31 @@ class Engine:
         return self._parts.journal.release(self._row, self._parts.now, due_at=None)
 
     @contextlib.contextmanager
-    def _holding(self, row: Enrollment) -> Iterator[None]:
-        """Claim the row for the block; after a failure, give it back with the problem."""
+    def _holding(self, row: Enrollment, *, as_seen: bool = False) -> Iterator[None]:
+        """Claim the row for the block; after a failure, give it back with the problem.
+
+        With ``as_seen``, only a row that is still the one that was looked at: an order is about what its giver saw.
+        """
+        facts.refuse_other_environment(self._parts.settings, row)
         self._row = self._parts.journal.claim(row, self._parts.now, lease=lease(self._parts))
+        if as_seen and self._row.state is not row.state:
+            self._parts.journal.release(self._row, self._parts.now, due_at=row.due_at)
+            raise StateError(
+                f"Enrollment {row.id} was changed meanwhile",
+                why=f"it was {row.state}, and is {self._row.state}",
+                next_step=f"Look again before you decide: varmenne show {row.id}",
+            )
         try:
             yield
+        except VarmenneError as exc:
+            self._park(exc)
+            raise
+        except Exception as exc:
+            defect = VarmenneError(
+                f"An unexpected error in enrollment {row.id}: {type(exc).__name__}", next_step=DEFECT
+            )
+            self._park(defect)
+            raise defect from exc
         except BaseException as exc:
             self._park(exc)
             raise
@@ -109,6 +139,8 @@ class Engine:
         """Act, commit the outcome, and only then tell of it; wait if the outcome says so."""
         outcome = ACTS[step.name](self._work, self._row)
         problem = None if outcome.error is None else facts.problem(outcome.error)
+        if outcome.error is not None and outcome.target is self._row.state and problem == self._row.problem:
+            raise outcome.error  # Nothing is new: looking again adds nothing to the history.
         if outcome.target is State.ACTIVE:
             self._supersede()
         changes = {"problem": problem, **outcome.changes}

@@ -14,9 +14,11 @@ from varmenne.domain.enrollment import Enrollment
 from varmenne.domain.identifiers import Channel, CustomerId, CustomerName, EnrollmentId
 from varmenne.domain.keys import new_key_id
 from varmenne.domain.steps import ENDED, Method, State
+from varmenne.enrollment import facts
 from varmenne.enrollment.acts import Work, issued, make_csr
 from varmenne.enrollment.engine import Engine, lease, next_step
 from varmenne.enrollment.preflight import before_spending
+from varmenne.enrollment.progress import Silent
 from varmenne.errors import InputError, StateError, VarmenneError, VerificationError
 from varmenne.journal import NewEnrollment
 
@@ -33,6 +35,10 @@ OPENED_UNSENT = (
     "The credentials were opened, so they wait in Vault no more, and they were not sent. Put them there again from the "
     "mail (`varmenne credentials put`), then go on with the new file"
 )
+
+
+LAST_DAYS = timedelta(days=3)
+"""From when on the end of the credentials' 14 days is worth a warning."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +84,8 @@ def _enroll(
         _refuse_other_order(row, order)
         return _go_on(parts, progress, row, credentials, wait, proven=proven)
     credentials.refuse_expired(parts.now)
+    if credentials.valid_until is not None and credentials.valid_until - parts.now < LAST_DAYS:
+        progress.warns(f"The one-time credentials are valid only until {credentials.valid_until:%Y-%m-%d %H:%M} UTC")
     old = _to_be_replaced(parts, order)
     if not proven:
         before_spending(parts, progress, order.customer, order.channel)
@@ -104,6 +112,7 @@ def go_on(
         InputError: the credentials given are not this enrollment's.
         VarmenneError: whatever failed on the way.
     """
+    facts.refuse_other_environment(parts.settings, row)
     if credentials is None or isinstance(credentials, Credentials):
         return _go_on(parts, progress, row, credentials, wait)
     if row.state not in {State.PREPARED, State.KEYED} or next_step(row) is None:
@@ -151,7 +160,8 @@ def _fetched(parts: Parts, progress: Progress, fetch: Callable[[], Credentials])
 def unfinished(parts: Parts, *, at_most: int | None = None) -> tuple[Enrollment, ...]:
     """Return the enrollments that can go on: neither ended nor waiting for a certificate from the e-service's form."""
     rows = parts.journal.every(states=frozenset(State) - ENDED)
-    waiting = (row for row in rows if next_step(row) is not None or _lacks_csr(row))
+    ours = (row for row in rows if row.environment is parts.settings.environment)
+    waiting = (row for row in ours if next_step(row) is not None or _lacks_csr(row))
     return tuple(itertools.islice(waiting, at_most))
 
 
@@ -194,6 +204,7 @@ def import_certificate(
         StateError: the enrollment does not wait for a certificate.
         VerificationError: none of the certificates belongs to our key, or it does not verify. Nothing is changed.
     """
+    facts.refuse_other_environment(parts.settings, row)
     if row.state is not State.KEYED or row.method is not Method.E_SERVICE:
         raise StateError(
             f"Enrollment {row.id} does not wait for a certificate from the e-service",
@@ -211,12 +222,9 @@ def import_certificate(
     if outcome is None:
         raise foreign
     progress.done(outcome.told)
-    row = parts.journal.claim(row, parts.now, lease=lease(parts))
-    row = parts.journal.commit(
-        row, parts.now, outcome.target, step="import", changes=outcome.changes, detail=outcome.detail
+    return Engine(Work(parts, warn=progress.warns), progress).order(
+        row, outcome.target, changes=outcome.changes, detail=outcome.detail, until=parts.now + wait, act="import"
     )
-    progress.reached(row)
-    return _walk(parts, progress, row, None, wait)
 
 
 def _expire(parts: Parts, row: Enrollment) -> None:
@@ -227,9 +235,7 @@ def _expire(parts: Parts, row: Enrollment) -> None:
     """
     if row.valid_until is None or row.valid_until > parts.now:
         return
-    row = parts.journal.claim(row, parts.now, lease=lease(parts))
-    row = parts.journal.commit(row, parts.now, State.EXPIRED, step="expire")
-    parts.journal.release(row, parts.now, due_at=None)
+    Engine(Work(parts), Silent()).order(row, State.EXPIRED, changes={}, until=parts.now, act="expire")
     raise InputError(
         f"The one-time credentials of enrollment {row.id} have expired",
         why=f"they were valid until {row.valid_until:%Y-%m-%d %H:%M} UTC; nothing was ever sent",
@@ -272,16 +278,21 @@ def _walk(
 
 def _to_be_replaced(parts: Parts, order: Order) -> Enrollment | None:
     """Return the enrollment that the new one replaces; an active one is never replaced without being named."""
+    published = parts.store.read(facts.place(parts.settings, order.customer, order.channel))
+    theirs = None if published is None else published.data.get("enrollment")
+    if order.replaces is not None and theirs == order.replaces and not _known(parts, order.replaces):
+        return None  # Another installation's: the person has named it, so it may be replaced.
     if order.replaces is not None:
         old = parts.journal.get(order.replaces)
-        if (old.customer_id, old.channel, old.environment) != (
+        if (old.customer_id, old.channel, old.environment, old.state) != (
             order.customer,
             order.channel,
             parts.settings.environment,
+            State.ACTIVE,
         ):
             raise InputError(
                 f"Enrollment {old.id} cannot be replaced by this one",
-                why=f"it is for {old.customer_id}, {old.channel}, {old.environment}",
+                why=f"it is for {old.customer_id}, {old.channel}, {old.environment}, and {old.state}",
             )
         return old
     active = parts.journal.current(parts.settings.environment, order.customer, order.channel)
@@ -291,15 +302,45 @@ def _to_be_replaced(parts: Parts, order: Order) -> Enrollment | None:
             why=f"enrollment {active[0].id}",
             next_step=f"To put a new one in its place, add: --replaces {active[0].id}",
         )
+    if isinstance(theirs, str) and not _known(parts, EnrollmentId(theirs)):
+        raise StateError(
+            f"Vault has a certificate of customer {order.customer} for {order.channel} that this journal does not know",
+            why=f"it is of enrollment {theirs}, of another installation or of a journal that was lost",
+            next_step=f"To put a new one in its place, add: --replaces {theirs}",
+        )
     return None
+
+
+def _known(parts: Parts, enrollment_id: EnrollmentId) -> bool:
+    """Tell whether the journal has an enrollment."""
+    try:
+        parts.journal.get(enrollment_id)
+    except InputError:
+        return False
+    return True
 
 
 def _refuse_other_order(row: Enrollment, order: Order) -> None:
     """The same transfer ID goes on only with the same order, and only while it is not used up."""
+    unsent = row.state in {State.PREPARED, State.KEYED}
+    free = f"varmenne resolve {row.id} --abandon, and then this command again"
     if (row.customer_id, row.channel) != (order.customer, order.channel):
         raise StateError(
             "This transfer ID belongs to another enrollment",
-            why=f"{row.id} for {row.customer_id}, channel {row.channel}",
+            why=f"{row.id} for {row.customer_id}, channel {row.channel}, which is {row.state}",
+            next_step=f"If it was mistyped there: {free}" if unsent or row.state is State.REJECTED else "",
+        )
+    if unsent and (order.name not in {None, row.customer_name} or order.replaces not in {None, row.replaces}):
+        raise StateError(
+            f"Enrollment {row.id} was begun with another name or another enrollment to replace",
+            why=f"name {row.customer_name or '-'}, replaces {row.replaces or '-'}",
+            next_step=f"Leave the options out to go on with it. To begin anew: {free}",
+        )
+    if row.state is State.REJECTED:
+        raise StateError(
+            "The service has refused this transfer ID",
+            why=f"enrollment {row.id} is rejected; credentials are not sent a second time by themselves",
+            next_step=f"After a mistyped password: varmenne resolve {row.id} --resend --credentials FILE",
         )
     if row.state in ENDED:
         raise StateError(

@@ -10,9 +10,10 @@ from varmenne.domain.enrollment import Enrollment
 from varmenne.domain.identifiers import Channel, CustomerId
 from varmenne.domain.keys import KeyFacts, TokenIdentity
 from varmenne.domain.pkcs11_uri import pkcs11_uri
-from varmenne.errors import InputError, VarmenneError
+from varmenne.errors import InputError, StateError, VarmenneError
 
 if TYPE_CHECKING:
+    from varmenne.journal import Journal
     from varmenne.settings import Settings
     from varmenne.vault import Location
 
@@ -93,6 +94,35 @@ def key_uri(row: Enrollment) -> str:
         InputError: the enrollment has no key yet.
     """
     return pkcs11_uri(identity(row), row.key_id, row.key_label)
+
+
+def refuse_other_environment(settings: Settings, row: Enrollment) -> None:
+    """Refuse to work on an enrollment of one environment with the settings of the other.
+
+    Raises:
+        StateError: they differ.
+    """
+    if row.environment is not settings.environment:
+        raise StateError(
+            f"Enrollment {row.id} is of the {row.environment} environment, the settings are of {settings.environment}",
+            why="test and production are kept apart: endpoint, trust and Vault paths never mix",
+            next_step=f"Name the settings of the {row.environment} environment with --config",
+        )
+
+
+def refuse_unnamed_replacement(journal: Journal, row: Enrollment) -> None:
+    """Refuse to go on beside an active certificate that this enrollment was not begun to replace.
+
+    Raises:
+        StateError: there is one; nothing has been sent.
+    """
+    for active in journal.current(row.environment, row.customer_id, row.channel):
+        if active.id not in {row.id, row.replaces}:
+            raise StateError(
+                f"Customer {row.customer_id} has got an active certificate for {row.channel} meanwhile",
+                why=f"enrollment {active.id}; this one was not begun to replace it, and nothing has been sent",
+                next_step=f"Give this one up by `varmenne resolve {row.id} --abandon`, or begin anew with --replaces",
+            )
 
 
 def place(settings: Settings, customer: CustomerId, channel: Channel) -> Location:

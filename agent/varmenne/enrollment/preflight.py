@@ -51,12 +51,18 @@ def prove_token(parts: Parts, progress: Progress) -> TokenIdentity:
     parts.token.login()
     identity = parts.token.identity()
     refuse_other_token(parts)
-    stands = parts.journal.latest_probe(identity.digest_with_versions)
-    if stands is None or not stands[1] or parts.now - stands[0] > PROBE_LIFETIME:
+    stands = parts.journal.latest_probe(probe_name(parts, identity))
+    if stands is None or not stands[1] or not timedelta() <= parts.now - stands[0] <= PROBE_LIFETIME:
         progress.begins("Try to get a key out of the token, with throw-away keys")
         probe(parts)
         progress.done("every try was refused")
     return identity
+
+
+def probe_name(parts: Parts, token: TokenIdentity) -> str:
+    """Name what a probe is about: the token, its firmware and library, and the module that leads to it."""
+    settings = parts.settings.token
+    return facts.sha256(f"{token.digest_with_versions}\n{settings.module}\n{settings.init_parameters}".encode())
 
 
 def refuse_other_token(parts: Parts) -> None:
@@ -84,7 +90,7 @@ def probe(parts: Parts) -> CustodyProbe:
     """
     result = parts.token.probe()
     parts.journal.save_probe(
-        result.token.digest_with_versions,
+        probe_name(parts, result.token),
         result.at,
         fit=result.fit,
         result={"results": [dataclasses.asdict(line) for line in result.results]},

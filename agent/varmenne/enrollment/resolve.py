@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 from varmenne.domain.credentials import Credentials, transfer_hash
 from varmenne.domain.enrollment import Enrollment
 from varmenne.domain.identifiers import RetrievalId
-from varmenne.domain.steps import STEPS, State, allowed
+from varmenne.domain.steps import ENDED, STEPS, State, allowed
+from varmenne.enrollment import facts
 from varmenne.enrollment.acts import Work
 from varmenne.enrollment.engine import Engine
 from varmenne.enrollment.enroll import OPENED_UNSENT, Given
 from varmenne.enrollment.preflight import before_spending
-from varmenne.errors import InputError, ServiceUnreachable, StateError
+from varmenne.errors import InputError, OutcomeUncertain, ServiceUnreachable, StateError
 from varmenne.service.interface import Operation
 
 if TYPE_CHECKING:
@@ -47,14 +48,21 @@ def explain(parts: Parts, row: Enrollment) -> list[str]:
     return told
 
 
+SENSIBLE: dict[State, frozenset[State]] = {
+    State.ACCEPTED: frozenset({State.UNCERTAIN, State.REJECTED, State.ACCEPTED}),
+    State.SUBMITTING: frozenset({State.UNCERTAIN, State.REJECTED}),
+    State.ABANDONED: frozenset(State) - ENDED | {State.REJECTED},
+}
+"""What a person may order → the states in which it makes sense. The table of steps has to allow it as well."""
+
+
 def choices(row: Enrollment) -> tuple[State, ...]:
     """Return the states that a person may order an enrollment into: accepted, submitting (again), abandoned."""
-    wanted = (State.ACCEPTED, State.SUBMITTING, State.ABANDONED)
-    open_to_decision = row.state in {State.UNCERTAIN, State.REJECTED, State.PREPARED, State.KEYED, State.ACCEPTED}
+    sent = row.sent_at is not None and row.csr is not None
     return tuple(
         target
-        for target in wanted
-        if open_to_decision and target is not row.state and allowed(row.state, target) and _sensible(row, target)
+        for target, sources in SENSIBLE.items()
+        if row.state in sources and allowed(row.state, target) and (sent or target is State.ABANDONED)
     )
 
 
@@ -62,7 +70,7 @@ def found(parts: Parts, progress: Progress, row: Enrollment, retrieval: Retrieva
     """Go on with the RetrievalId that the service's support has found.
 
     Raises:
-        StateError: the enrollment is not uncertain.
+        StateError: nothing was sent for the enrollment, or it has its certificate.
         VarmenneError: whatever failed on the way on.
     """
     _refuse_unless(row, State.ACCEPTED)
@@ -73,7 +81,8 @@ def found(parts: Parts, progress: Progress, row: Enrollment, retrieval: Retrieva
 def resend(parts: Parts, progress: Progress, row: Enrollment, credentials: Given, *, wait: timedelta) -> Enrollment:
     """Send the same CSR with the same transfer ID once more, because a person has ordered it.
 
-    Credentials that can be fetched only once are fetched when everything else is proven.
+    First the stored answers are read once more: if one of them is proven by now, nothing is sent. Credentials that can
+    be fetched only once are fetched when everything else is proven.
 
     Raises:
         InputError: the credentials are not this enrollment's, or expired.
@@ -81,8 +90,15 @@ def resend(parts: Parts, progress: Progress, row: Enrollment, credentials: Given
         VarmenneError: whatever failed on the way; after a failure to send, the enrollment is as uncertain as before.
     """
     _refuse_unless(row, State.SUBMITTING)
+    facts.refuse_other_environment(parts.settings, row)
     if isinstance(credentials, Credentials):
         _refuse_other(credentials, row, parts)
+    if row.state is State.UNCERTAIN:
+        try:
+            return Engine(Work(parts, warn=progress.warns), progress).walk(row, until=parts.now + wait)
+        except OutcomeUncertain:
+            row = parts.journal.get(row.id)
+    if isinstance(credentials, Credentials):
         before_spending(parts, progress, row.customer_id, row.channel)
         return _send_again(parts, progress, row, credentials, wait)
     before_spending(parts, progress, row.customer_id, row.channel)
@@ -113,20 +129,19 @@ def _refuse_other(credentials: Credentials, row: Enrollment, parts: Parts) -> No
 
 
 def abandon(parts: Parts, progress: Progress, row: Enrollment) -> Enrollment:
-    """Give an enrollment up. Its key and CSR stay where they are; its transfer ID is never used again by itself.
+    """Give an enrollment up. Its key and CSR stay where they are.
+
+    Where nothing was sent, or the service has refused by a proven answer, the transfer ID is free for another
+    enrollment, such as one with the right customer ID. Otherwise it stays used.
 
     Raises:
         StateError: it is at an end already, or has its certificate.
     """
     _refuse_unless(row, State.ABANDONED)
-    return Engine(Work(parts), progress).order(row, State.ABANDONED, changes={}, until=parts.now)
-
-
-def _sensible(row: Enrollment, target: State) -> bool:
-    """A request can be sent again only if it was sent; a RetrievalId is found only for one whose fate is open."""
-    if target is State.SUBMITTING:
-        return row.state in {State.UNCERTAIN, State.REJECTED} and row.csr is not None
-    return target is not State.ACCEPTED or row.state is State.UNCERTAIN
+    refused = row.state in {State.REJECTED, State.PREPARED, State.KEYED}
+    changes = {"transfer_hash": None} if refused else {}
+    detail = {"transfer_hash": row.transfer_hash} if refused else {}
+    return Engine(Work(parts), progress).order(row, State.ABANDONED, changes=changes, detail=detail, until=parts.now)
 
 
 def _refuse_unless(row: Enrollment, target: State) -> None:
