@@ -112,7 +112,7 @@ def test_a_restore_without_the_record_warns(config: Path, tmp_path: Path) -> Non
     shutil.rmtree(config.parent / "state")
     done = run(config, "restore", tmp_path / "backup.sqlite")
     assert done.code == 0
-    assert "no record of what was sent after the backup" in done.err
+    assert "no record of all that was sent after the backup" in done.err
 
 
 def test_list_gives_pages(config: Path) -> None:

@@ -8,14 +8,16 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
+from harness.postgresql import PostgreSQL
 from journal.rows import NOW, add, take_to
-from varmenne.domain.steps import Method, State
+from varmenne.domain.steps import KNOWN_ANSWER, Method, State
 from varmenne.errors import InputError, JournalError, StateError
 from varmenne.journal import Journal, schema
 from varmenne.journal.past import Doubt
@@ -248,6 +250,92 @@ def test_another_host_learns_of_a_restore(tmp_path: Path, new_postgresql_url: ob
         Journal(hosts[1], database)
     go.append(restore(hosts[1], database, None, LATER))
     assert [result.doubts for result in go] == [(Doubt(row.id, State.KEYED),) for row in rows]
+
+
+def test_postgresql_kept_elsewhere_is_noticed_by_hosts_that_saw_nothing(
+    tmp_path: Path, postgresql: PostgreSQL, new_postgresql_url: Callable[[], str]
+) -> None:
+    """A copy of the database tells by itself that it is one, also to a host that never heard of what was sent since."""
+    there = JournalSettings(url=new_postgresql_url())
+    with Journal(tmp_path / "b", there) as journal:
+        keyed = take_to(journal, add(journal), State.KEYED)
+    name = sa.make_url(there.url).database
+    postgresql.execute(f"CREATE DATABASE {name}_copy TEMPLATE {name}")
+    copy = JournalSettings(url=postgresql.url(f"{name}_copy"))
+    with Journal(tmp_path / "a", there) as journal:
+        take_to(journal, keyed, State.SUBMITTING)
+    for host in ("a", "b", "new"):
+        with pytest.raises(JournalError, match="gone back in time"):
+            Journal(tmp_path / host, copy)
+    result = restore(tmp_path / "a", copy, None, LATER)
+    assert (result.recorded, result.doubts) == (True, (Doubt(keyed.id, State.KEYED),))
+    with Journal(tmp_path / "b", copy) as journal:
+        assert journal.get(keyed.id).state is State.UNCERTAIN
+
+
+def test_a_host_that_saw_others_send_refuses_an_older_journal(
+    tmp_path: Path, new_postgresql_url: Callable[[], str]
+) -> None:
+    """It cannot tell which requests are missing, so all that could have been sent becomes uncertain."""
+    database = JournalSettings(url=new_postgresql_url())
+    with Journal(tmp_path / "a", database) as journal:
+        done, sent, kept = (take_to(journal, add(journal), State.KEYED) for _ in range(3))
+        take_to(journal, done, State.ACTIVE)
+    go_back(database, tmp_path / "a", tmp_path / "unused", take=True)
+    with Journal(tmp_path / "a", database) as journal:
+        take_to(journal, sent, State.SUBMITTING)
+    with Journal(tmp_path / "b", database) as journal:
+        assert len(journal.list()) == 3
+    go_back(database, tmp_path / "a", tmp_path / "unused")
+    with pytest.raises(JournalError, match="gone back in time"):
+        Journal(tmp_path / "b", database)
+    result = restore(tmp_path / "b", database, None, LATER)
+    assert not result.recorded
+    assert set(result.doubts) == {Doubt(sent.id, State.KEYED), Doubt(kept.id, State.KEYED)}
+
+
+def test_a_process_that_runs_on_notices_at_its_next_request(
+    tmp_path: Path, new_postgresql_url: Callable[[], str]
+) -> None:
+    """The database went back behind an open connection, by means that left everything else as it was."""
+    database = JournalSettings(url=new_postgresql_url())
+    with Journal(tmp_path, database) as journal:
+        first, second = (take_to(journal, add(journal), State.KEYED) for _ in range(2))
+        go_back(database, tmp_path, tmp_path / "unused", take=True)
+        take_to(journal, first, State.SUBMITTING)
+        go_back(database, tmp_path, tmp_path / "unused")
+        for row in (first, second):
+            with pytest.raises(JournalError, match="while this process had it open"):
+                take_to(journal, row, State.SUBMITTING)
+            assert journal.get(row.id).state is State.KEYED
+
+
+def test_another_journal_beside_a_record_of_nothing_is_refused(tmp_path: Path) -> None:
+    """A record in which nothing was sent yet vouches for its own journal only."""
+    with Journal(tmp_path / "other") as journal:
+        take_to(journal, add(journal), State.ACCEPTED)
+        journal.backup(tmp_path / "backup.sqlite")
+    with Journal(tmp_path / "state") as journal:
+        add(journal)
+    go_back(SQLITE, tmp_path / "state", tmp_path / "backup.sqlite")
+    with pytest.raises(JournalError, match="without the record of what was sent"):
+        Journal(tmp_path / "state")
+
+
+def test_an_answer_in_the_backup_is_not_taken_for_a_later_requests(tmp_path: Path, database: JournalSettings) -> None:
+    """The history names the newest answer from before the lost request, so that only a later one settles it."""
+    with Journal(tmp_path, database) as journal:
+        row = take_to(journal, add(journal), State.SUBMITTING)
+        old = journal.record_answer(row, NOW, operation="signNewCertificate", http_status=200, body=b"refused")
+        row = journal.commit(row, NOW, State.REJECTED, step="test")
+    go_back(database, tmp_path, tmp_path / "snapshot", take=True)
+    with Journal(tmp_path, database) as journal:
+        journal.commit(row, NOW, State.SUBMITTING, step="test")
+    go_back(database, tmp_path, tmp_path / "snapshot")
+    assert restore(tmp_path, database, None, LATER).doubts == (Doubt(row.id, State.REJECTED),)
+    with Journal(tmp_path, database) as journal:
+        told = [(event.target, event.detail.get(KNOWN_ANSWER)) for event in journal.history(row.id)[-2:]]
+    assert told == [(State.SUBMITTING, old.id), (State.UNCERTAIN, None)]
 
 
 def test_a_restore_needs_the_journal_alone(tmp_path: Path) -> None:

@@ -150,9 +150,11 @@ def restore(app: App, *, backup_file: Path | None) -> None:
         "last_changed": None if done.newest is None else f"{done.newest:%Y-%m-%dT%H:%M:%SZ}",
     }
     app.emit(data, told(done))
+    if settings.journal.url:
+        app.warn("Run this on each other host too before varmenne is started anywhere: each has its own record.")
     if not done.recorded:
         app.warn(
-            "This host has no record of what was sent after the backup was made. Credentials of orders that are not in "
+            "This host has no record of all that was sent after the backup was made. Credentials of orders that are not in "
             "`varmenne list` may be spent already: ask the service's support before using them."
         )
 

@@ -282,7 +282,7 @@ class Journal:
         with self._transaction() as connection:
             updated = update_row(connection, row, now, values)
             write_event(connection, row.id, Event(now, this_process(), step, row.state, target, dict(detail or {})))
-            mark = past.count_intent(connection, self._epoch) if target in INTENTS else None
+            mark = past.count_intent(connection, self._epoch, self._record) if target in INTENTS else None
         if mark is not None:
             with self._database.translated():
                 self._record.remember(mark, now, updated)

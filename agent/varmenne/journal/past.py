@@ -1,6 +1,7 @@
-"""A journal that went back in time: noticed when it is opened, refused, and put right by a restore.
+"""A journal that went back in time: noticed when it is opened and before a request is sent, put right by a restore.
 
-:mod:`varmenne.journal.sent` tells what the file beside the database remembers, and why.
+:mod:`varmenne.journal.sent` tells what the file beside the database remembers, and why. That file is this host's; what
+another host sent, it may never have heard of. So a journal in PostgreSQL also names its own home, see :func:`home`.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ import sqlalchemy as sa
 
 from varmenne.domain.enrollment import Event
 from varmenne.domain.identifiers import EnrollmentId
-from varmenne.domain.steps import Method, State
+from varmenne.domain.steps import KNOWN_ANSWER, Method, State
 from varmenne.errors import JournalError, OutcomeUncertain
-from varmenne.journal import schema
+from varmenne.journal import meta, schema
 from varmenne.journal.database import Database
 from varmenne.journal.owner import this_process
 from varmenne.journal.rows import write_event
@@ -31,6 +32,11 @@ WAYS: dict[State | None, tuple[State, ...]] = {
     State.REJECTED: (State.SUBMITTING, State.UNCERTAIN),
 }
 """What the journal knows of an enrollment whose request was begun without its knowledge → the states in between."""
+
+HOME = "home"
+"""Name of the row in ``meta`` that says where PostgreSQL keeps the journal."""
+
+NEXT_STEP = "`varmenne journal restore` makes it usable: what may have been sent since becomes `uncertain`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +54,44 @@ def read_mark(connection: sa.Connection) -> Mark:
     return Mark(found["epoch"], int(found["sent"]))
 
 
-def count_intent(connection: sa.Connection, epoch: str) -> Mark:
-    """Count one more intent to send, in the transaction that makes it durable.
+def home(connection: sa.Connection) -> str:
+    """Name the place where PostgreSQL keeps this journal: no dump, copy or promoted standby shares it.
+
+    That is the cluster's system identifier, its timeline (which a recovery to a point in time and a promotion begin
+    anew), the database and the table. Empty for SQLite, where the record lies beside the file.
+    """
+    if connection.dialect.name == "sqlite":
+        return ""
+    parts = connection.exec_driver_sql(
+        "SELECT (SELECT system_identifier FROM pg_control_system()), left(pg_walfile_name(pg_current_wal_lsn()), 8),"
+        f" (SELECT oid FROM pg_database WHERE datname = current_database()), '{schema.meta.name}'::regclass::oid"
+    ).one()
+    return "/".join(map(str, parts))
+
+
+def _refuse_other_home(connection: sa.Connection) -> None:
+    """Refuse a journal that PostgreSQL keeps elsewhere than where varmenne used it. An old one may have no home yet.
 
     Raises:
-        JournalError: the journal was restored since we opened it.
+        JournalError: it was restored, copied, or a standby with it was promoted.
+    """
+    told = meta.get(connection, HOME)
+    if told is not None and told != home(connection):
+        raise JournalError(
+            "The journal may have gone back in time: PostgreSQL keeps it in another place than before",
+            why="it was restored or copied, or a standby was promoted, which may lack what was committed last",
+            next_step="Stop varmenne on all hosts, run `varmenne journal restore` on each, and only then start it again",
+        )
+
+
+def count_intent(connection: sa.Connection, epoch: str, record: SentRecord) -> Mark:
+    """Count one more intent to send, in the transaction that makes it durable.
+
+    The record is written after the commits that it tells of, so it never knows more than the database, unless that
+    went back in time behind an open connection.
+
+    Raises:
+        JournalError: the journal was restored or went back in time since we opened it.
     """
     table = schema.meta
     number = sa.cast(table.c.value, sa.BigInteger) + 1
@@ -61,11 +100,19 @@ def count_intent(connection: sa.Connection, epoch: str) -> Mark:
     mark = read_mark(connection)
     if mark.epoch != epoch:
         raise JournalError("The journal was restored while this process had it open", next_step="Run the command again")
+    _refuse_other_home(connection)
+    known = record.mark()
+    if known is not None and known.epoch == mark.epoch and known.sent >= mark.sent:
+        raise JournalError(
+            "The journal has gone back in time while this process had it open",
+            why=f"{known.sent} requests were begun by this host's knowledge, this journal knew {mark.sent - 1}",
+            next_step=NEXT_STEP,
+        )
     return mark
 
 
 def refuse_past(database: Database, record: SentRecord) -> Mark:
-    """Return how far the journal has come, if that is not less far than it was known to be.
+    """Return how far the journal has come, if that is not less far than it was known to be, and remember it.
 
     Raises:
         JournalError: requests were begun that this journal does not know, or may have been.
@@ -73,51 +120,79 @@ def refuse_past(database: Database, record: SentRecord) -> Mark:
     with database.reading() as connection:
         mark = read_mark(connection)
     known = record.mark()
-    if known is not None and known.epoch == mark.epoch and known.sent <= mark.sent:
-        return mark
-    next_step = "`varmenne journal restore` makes it usable: what may have been sent since becomes `uncertain`"
-    if known is not None and known.sent > 0:
+    if known == mark:
+        return _at_home(database, mark)
+    is_other = known is None or known.epoch != mark.epoch
+    if known is not None and known.sent > (0 if is_other else mark.sent):
         why = (
-            f"{known.sent} requests were begun by this host's knowledge, this journal knows {mark.sent}"
-            if known.epoch == mark.epoch
-            else "it is another one than this host had, or it was restored by another host"
+            "it is another one than this host had, or it was restored by another host"
+            if is_other
+            else f"{known.sent} requests were begun by this host's knowledge, this journal knows {mark.sent}"
         )
         raise JournalError(
             f"The journal {database.name} has gone back in time: it may not know which credentials were sent",
             why=why,
-            next_step=next_step,
+            next_step=NEXT_STEP,
         )
-    if known is None and mark.sent > 0 and database.path is not None:
+    if is_other and mark.sent > 0 and database.path is not None:
+        missing = "is missing" if known is None else "is another journal's"
         raise JournalError(
             f"The journal {database.name} came here without the record of what was sent",
-            why=f"{record.path} is missing; a copy of the journal alone may be older than what was sent",
-            next_step=f"Bring that file from where the journal was. If it is lost: {next_step}",
+            why=f"{record.path} {missing}; a copy of the journal alone may be older than what was sent",
+            next_step=f"Bring that file from where the journal was. If it is lost: {NEXT_STEP}",
         )
+    _at_home(database, mark)
     with database.translated():
         record.note(mark)
     return mark
 
 
-def reconcile(database: Database, record: SentRecord, now: datetime) -> list[Doubt]:
+def _at_home(database: Database, mark: Mark) -> Mark:
+    """Return the mark if the journal is kept where it was, and note that place if nobody has yet."""
+    if database.path is not None:
+        return mark
+    with database.reading() as connection:
+        _refuse_other_home(connection)
+        is_known = meta.get(connection, HOME) is not None
+    if not is_known:
+        with database.transaction() as connection:
+            meta.put(connection, HOME, home(connection))
+    return mark
+
+
+def reconcile(database: Database, record: SentRecord, now: datetime) -> tuple[list[Doubt], bool]:
     """Begin a new epoch, with every enrollment `uncertain` whose request was begun without the journal knowing it.
 
-    Without a record, that is every one that could have been sent since.
+    If the record does not account for all that is missing, such as what another host began, that is also every
+    enrollment that could have been sent since; the second value tells that it does.
     """
     known = record.mark()
     with database.transaction() as connection:
-        found = _without_record(connection) if known is None else _unknown(connection, record)
+        connection.execute(sa.select(schema.meta).with_for_update())  # One host at a time.
+        come = read_mark(connection)
+        found, missing = ([], 0) if known is None else _unknown(connection, record)
+        is_complete = known is not None and known.sent - come.sent <= missing
+        if not is_complete:
+            seen = {row["id"] for row in found}
+            found += [row for row in _could_have_been_sent(connection) if row["id"] not in seen]
         for row in found:
             _doubt(connection, row, now)
-        sent = max(read_mark(connection).sent, 0 if known is None else known.sent)
-        mark = Mark(secrets.token_hex(8), sent)
-        for name, value in (("epoch", mark.epoch), ("sent", str(sent))):
-            connection.execute(sa.update(schema.meta).where(schema.meta.c.name == name).values(value=value))
+        mark = Mark(secrets.token_hex(8), max(come.sent, 0 if known is None else known.sent))
+        begin_epoch(connection, mark)
     with database.translated():
         record.note(mark)
-    return [Doubt(EnrollmentId(row["id"]), row["was"]) for row in found]
+    return [Doubt(EnrollmentId(row["id"]), row["was"]) for row in found], is_complete
 
 
-def _without_record(connection: sa.Connection) -> list[dict[str, Any]]:
+def begin_epoch(connection: sa.Connection, mark: Mark) -> None:
+    """Write how far a journal has come, and where it is kept."""
+    values = {"epoch": mark.epoch, "sent": str(mark.sent), HOME: home(connection)}
+    for name, value in values.items():
+        if value:
+            meta.put(connection, name, value)
+
+
+def _could_have_been_sent(connection: sa.Connection) -> list[dict[str, Any]]:
     """Return the rows that a person's credentials would take further, since nobody knows whether they were."""
     table = schema.enrollment
     query = sa.select(table).where(
@@ -126,12 +201,12 @@ def _without_record(connection: sa.Connection) -> list[dict[str, Any]]:
     return [{**row, "was": State(row["state"]), "missing": 1} for row in connection.execute(query).mappings()]
 
 
-def _unknown(connection: sa.Connection, record: SentRecord) -> list[dict[str, Any]]:
-    """Return the rows whose intents the record knows and the journal does not, as the record has them."""
+def _unknown(connection: sa.Connection, record: SentRecord) -> tuple[list[dict[str, Any]], int]:
+    """Return the rows whose intents the record knows and the journal does not, and how many such intents there are."""
     begun: dict[str, list[dict[str, Any]]] = {}
     for line in record.begun():
         begun.setdefault(line.row["id"], []).append(line.row)
-    lost = []
+    lost, count = [], 0
     event, table = schema.event, schema.enrollment
     for enrollment_id, rows in begun.items():
         query = sa.select(sa.func.count()).where(
@@ -139,9 +214,10 @@ def _unknown(connection: sa.Connection, record: SentRecord) -> list[dict[str, An
         )
         state = connection.execute(sa.select(table.c.state).where(table.c.id == enrollment_id)).scalar()
         missing = len(rows) - connection.execute(query).scalar_one()
+        count += max(0, missing)
         if missing > 0 and (state is None or State(state) in WAYS):
             lost.append({**rows[-1], "was": None if state is None else State(state), "missing": missing})
-    return lost
+    return lost, count
 
 
 def _doubt(connection: sa.Connection, row: dict[str, Any], now: datetime) -> None:
@@ -166,8 +242,15 @@ def _doubt(connection: sa.Connection, row: dict[str, Any], now: datetime) -> Non
     else:
         connection.execute(sa.update(table).where(table.c.id == row["id"]).values(values))
     source = was
+    answer = schema.answer
+    newest = sa.select(sa.func.max(answer.c.id)).where(answer.c.enrollment_id == row["id"])
+    known = connection.execute(newest).scalar() or 0
     # A request that was begun more than once is told as often, so that the next restore finds nothing missing.
     for target in WAYS[was] + WAYS[State.UNCERTAIN] * (row["missing"] - 1):
-        event = Event(now, this_process(), "restore", source, target, {"why": "restored from an older copy"})
+        detail: dict[str, Any] = {"why": "restored from an older copy"}
+        if target is State.SUBMITTING:
+            # No answer that the copy has is the answer to this request.
+            detail[KNOWN_ANSWER] = known
+        event = Event(now, this_process(), "restore", source, target, detail)
         write_event(connection, row["id"], event)
         source = target

@@ -36,7 +36,7 @@ class Restored:
     Attributes:
         name: what people know the database by.
         replaced: the SQLite file that was in its place, if there was one.
-        recorded: whether this host knew what was begun to be sent; if not, everything unsent is in doubt.
+        recorded: whether this host knew all that was begun to be sent; if not, everything unsent is in doubt.
         doubts: the enrollments that became `uncertain`.
         newest: when the restored journal was last changed, or ``None`` if it is empty.
     """
@@ -74,8 +74,7 @@ def restore(state_dir: Path, settings: JournalSettings, backup: Path | None, now
         replaced = None if backup is None else _put_in_place(backup, state_dir / JOURNAL_NAME, now)
         with contextlib.closing(open_database(state_dir, settings)) as database:
             bring_up_to_date(database, record)
-            recorded = record.mark() is not None
-            doubts = past.reconcile(database, record, now)
+            doubts, recorded = past.reconcile(database, record, now)
             return Restored(database.name, replaced, recorded, tuple(doubts), _newest(database, doubts))
 
 

@@ -18,8 +18,8 @@ from varmenne.errors import JournalError
 from varmenne.journal import schema
 from varmenne.journal.copies import copy_sqlite
 from varmenne.journal.database import Database, open_sqlite
-from varmenne.journal.past import read_mark
-from varmenne.journal.sent import SentRecord
+from varmenne.journal.past import begin_epoch, read_mark
+from varmenne.journal.sent import Mark, SentRecord
 
 NEWEST = schema.REVISIONS[-1]
 WITHOUT_EPOCH = schema.REVISIONS[0]
@@ -104,9 +104,7 @@ def _create(connection: sa.Connection) -> None:
     schema.metadata.create_all(connection)
     schema.revision.create(connection)
     connection.execute(sa.insert(schema.revision).values(version_num=NEWEST))
-    connection.execute(
-        sa.insert(schema.meta), [{"name": "epoch", "value": secrets.token_hex(8)}, {"name": "sent", "value": "0"}]
-    )
+    begin_epoch(connection, Mark(secrets.token_hex(8), 0))
 
 
 def _backup(database: Database, path: Path) -> Path:
