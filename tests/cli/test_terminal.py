@@ -133,6 +133,19 @@ def test_countdown_in_a_narrow_terminal(waiting: Stage) -> None:
     assert all(len(part.split("\r")[0]) < 20 for part in shown[:-1])
 
 
+def test_long_sentences_are_folded_between_words(stage: Stage) -> None:
+    """A sentence that is wider than the terminal goes on below its beginning, and no word is cut."""
+    stage.configure(service={"endpoint": "https://pkiws.vero.fi/2017/10/CertificateServices"})
+    with at_terminal(stage, *enrolling(stage, "folded", "--no-color")) as terminal:
+        assert terminal.to_the_end() == 4
+    lines = [line for line in terminal.screen if line]
+    assert max(map(len, lines)) <= COLUMNS
+    first = next(number for number, line in enumerate(lines) if line.startswith("Error:"))
+    assert lines[first + 1].startswith(" " * len("Error: ")), lines
+    whole = stage.run("enroll", "--customer-id", "folded", "--credentials", "-", given=b"{").err
+    assert len(whole.splitlines()) <= 3, whole
+
+
 def test_ctrl_c_while_waiting(waiting: Stage) -> None:
     """Ctrl-C ends it with 130 and a way on; the row is free at once, and going on finishes it."""
     waiting.bench.state.fault("never-ready", count=50, operation=Operation.GET)

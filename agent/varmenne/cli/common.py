@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -23,6 +25,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 SEEN = 100
 """How many unfinished enrollments are looked at for the notice before a command; `list` knows them all."""
+
+NARROW = 40
+"""A terminal of fewer columns folds lines by itself, since words would leave too much of it empty."""
+
+HANGING = re.compile(r"\s*(?:(?:Error|Why|Next|Warning|Unfinished):\s+|[•✓→]\s+)?")
+"""What a folded line goes on below: the text after a label or a mark."""
 
 EXAMPLE = "\b\n"
 """Begins a paragraph of help that click must not wrap."""
@@ -91,7 +99,7 @@ class App:
     def say(self, text: str = "", *, newline: bool = True) -> None:
         """Print words on standard error. Work does not stop because nobody can read them."""
         with contextlib.suppress(OSError):
-            click.echo(text, err=True, nl=newline, color=self.color)
+            click.echo(_folded(text) if newline else text, err=True, nl=newline, color=self.color)
 
     def warn(self, sentence: str) -> None:
         """Print a warning on standard error, each only once."""
@@ -117,6 +125,36 @@ class App:
         """With --json, print on standard output, for programs, how the command failed."""
         if self.json:
             click.echo(as_json({"ok": False, "exit_code": exit_code, "error": error}))
+
+
+def _folded(text: str) -> str:
+    """Fold the lines that are wider than the terminal between words, and indent what comes after the fold.
+
+    Where standard error is no terminal, lines stay whole: programs and people search them.
+    """
+    try:
+        columns = os.get_terminal_size(sys.stderr.fileno()).columns if sys.stderr.isatty() else 0
+    except (OSError, ValueError, AttributeError):
+        columns = 0
+    if columns < NARROW:
+        return text
+    return "\n".join(_fold(line, columns) for line in text.split("\n"))
+
+
+def _fold(line: str, columns: int) -> str:
+    """Fold one line. Colours count as letters here, so the first line may be a little short."""
+    if len(click.unstyle(line)) <= columns:
+        return line
+    import textwrap
+
+    label = HANGING.match(click.unstyle(line))
+    return textwrap.fill(
+        line,
+        columns,
+        subsequent_indent=" " * len(label[0] if label else ""),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def as_json(data: object, *, indent: int | None = None) -> str:
@@ -155,8 +193,6 @@ def _verbose(ctx: click.Context, _param: click.Parameter, value: int) -> None:
 
 def _no_color(ctx: click.Context, _param: click.Parameter, value: bool) -> None:  # noqa: FBT001 - click's signature
     """Print without colours; NO_COLOR (no-color.org) does the same."""
-    import os
-
     if value or os.environ.get("NO_COLOR"):
         ctx.ensure_object(App).color = False
 
