@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
@@ -465,3 +468,23 @@ def test_postgresql_has_no_file(tmp_path: Path, new_postgresql_url: object) -> N
         with pytest.raises(StateError, match="is not a file"):
             journal.backup(tmp_path / "file")
         assert journal.name.startswith("postgresql+psycopg://")
+
+
+def test_hosts_that_prune_at_once(tmp_path: Path, database: JournalSettings) -> None:
+    """One of them does the day's work, none fails, and each drops the old lines of its own record."""
+    hosts = 4 if database.url else 1
+    with contextlib.ExitStack() as closing:
+        journals = [closing.enter_context(Journal(tmp_path / str(host), database)) for host in range(hosts)]
+        for journal in journals:
+            for moment in (NOW, LATER + timedelta(days=100)):
+                take_to(journal, add(journal), State.SUBMITTING, moment)
+        with ThreadPoolExecutor(hosts) as pool:
+            for day in range(70, 90):
+                together = threading.Barrier(hosts)
+
+                def prune(journal: Journal, day: int = day, together: threading.Barrier = together) -> int:
+                    together.wait(10)
+                    return journal.prune(NOW + timedelta(days=day))
+
+                assert list(pool.map(prune, journals)) == [0] * hosts
+        assert [len(list(journal._record.begun())) for journal in journals] == [1] * hosts

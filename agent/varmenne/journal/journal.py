@@ -20,7 +20,7 @@ from varmenne.domain.enrollment import Enrollment, Event, StoredAnswer
 from varmenne.domain.keys import KeyId
 from varmenne.domain.steps import ENDED, INTENTS, Method, State, allowed
 from varmenne.errors import StateError
-from varmenne.journal import claims, past, rows, schema
+from varmenne.journal import claims, meta, past, rows, schema
 from varmenne.journal.copies import copy_sqlite
 from varmenne.journal.database import open_database
 from varmenne.journal.inspection import inspect
@@ -377,9 +377,12 @@ class Journal:
     def prune(self, now: datetime) -> int:
         """Remove the raw answers of enrollments that ended long enough ago, once a day, and return how many.
 
-        What is known of them stays: when they came, of which operation, and what verification said.
+        What is known of them stays: when they came, of which operation, and what verification said. Of several hosts,
+        one does it; old lines of its own record are dropped by each.
         """
-        table, row, meta = schema.answer, schema.enrollment, schema.meta
+        with self._database.translated():
+            self._record.forget_before(now - KEPT_FOR)
+        table, row = schema.answer, schema.enrollment
         until = now - timedelta(days=self._settings.keep_answers_days)
         old = sa.select(row.c.id).where(row.c.state.in_(sorted(ENDED)), row.c.updated_at < until)
         statement = (
@@ -389,15 +392,10 @@ class Journal:
         )
         today = f"{now:%Y-%m-%d}"
         with self._reading() as connection:
-            if connection.execute(sa.select(meta.c.value).where(meta.c.name == "pruned")).scalar() == today:
+            if meta.get(connection, "pruned") == today:
                 return 0
         with self._transaction() as connection:
-            connection.execute(sa.delete(meta).where(meta.c.name == "pruned"))
-            connection.execute(sa.insert(meta).values(name="pruned", value=today))
-            count = connection.execute(statement).rowcount
-        with self._database.translated():
-            self._record.forget_before(now - KEPT_FOR)
-        return count
+            return connection.execute(statement).rowcount if meta.put(connection, "pruned", today) else 0
 
     def _transaction(self) -> contextlib.AbstractContextManager[sa.Connection]:
         """Run a write transaction; the lock is taken at its beginning, so that it never fails half-way."""

@@ -64,7 +64,7 @@ def home(connection: sa.Connection) -> str:
         return ""
     parts = connection.exec_driver_sql(
         "SELECT (SELECT system_identifier FROM pg_control_system()), left(pg_walfile_name(pg_current_wal_lsn()), 8),"
-        f" (SELECT oid FROM pg_database WHERE datname = current_database()), '{schema.meta.name}'::regclass::oid"
+        " (SELECT oid FROM pg_database WHERE datname = current_database()), 'meta'::regclass::oid"
     ).one()
     return "/".join(map(str, parts))
 
@@ -80,7 +80,7 @@ def _refuse_other_home(connection: sa.Connection) -> None:
         raise JournalError(
             "The journal may have gone back in time: PostgreSQL keeps it in another place than before",
             why="it was restored or copied, or a standby was promoted, which may lack what was committed last",
-            next_step="Stop varmenne on all hosts, run `varmenne journal restore` on each, and only then start it again",
+            next_step="Stop varmenne on all hosts, run `varmenne journal restore` on each, only then start it again",
         )
 
 

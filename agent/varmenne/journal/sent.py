@@ -89,7 +89,10 @@ class SentRecord:
         self._append(mark, {"at": at.isoformat(), "row": _to_json(dataclasses.asdict(row))})
 
     def forget_before(self, moment: datetime) -> None:
-        """Drop the lines from before a moment."""
+        """Drop the lines from before a moment. If the first one is younger, no other is looked at."""
+        with contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
+            if _is_since(next(filter(bytes.strip, file), b""), moment):
+                return
         with self._locked() as handle:
             lines = [line for line in os.pread(handle, os.fstat(handle).st_size, 0).splitlines() if line]
             kept = [line for line in lines[:-1] if _is_since(line, moment)] + lines[-1:]
