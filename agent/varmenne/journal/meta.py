@@ -20,4 +20,4 @@ def put(connection: sa.Connection, name: str, value: str) -> bool:
     statement = new.on_conflict_do_update(
         index_elements=["name"], set_={"value": value}, where=schema.meta.c.value != value
     )
-    return connection.execute(statement).rowcount == 1
+    return connection.execute(statement.returning(schema.meta.c.name)).first() is not None
