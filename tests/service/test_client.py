@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import msgspec
@@ -318,3 +320,21 @@ def test_compression_is_no_way_around_the_limit(bench: BenchServer, coding: byte
         with CertificateService(Environment.TEST, settings) as client, pytest.raises(VerificationError) as caught:
             client.get_certificate(CUSTOMER, NAME, RetrievalId("1"))
     assert caught.value.check == check
+
+
+def test_clock_a_little_behind_is_forgiven(bench: BenchServer, signer: SoftwareSigner) -> None:
+    """A certificate made a moment ago is taken though our clock is minutes behind, and refused if it is far behind."""
+    trust = load_trust(bench.trust_dir / "test", Environment.TEST, system_clock())
+    with client_of(bench) as client:
+        raw = client.sign_new_certificate(CUSTOMER, NAME, ordered(bench), build_csr(signer, CUSTOMER, NAME))
+        retrieval = verify_answer(raw.body, Operation.SIGN_NEW, trust.services, system_clock()).retrieval_id
+        raw = client.get_certificate(CUSTOMER, NAME, RetrievalId(retrieval or ""))
+    behind = system_clock() - timedelta(minutes=4)
+    certificate = verify_answer(raw.body, Operation.GET, trust.services, behind).certificate or b""
+    verify = functools.partial(
+        verify_certificate, certificate, public_key=signer.public_key, customer=CUSTOMER, trust=trust
+    )
+    assert verify(at=behind).warnings == ()
+    with pytest.raises(VerificationError) as caught:
+        verify(at=system_clock() - timedelta(hours=1))
+    assert caught.value.check == "validity"

@@ -24,7 +24,7 @@ from varmenne.service.doubt import base64_octets, printable, refuse
 from varmenne.service.interface import DSIG, NAMESPACE, SOAP_ENVELOPE, Operation, message_schema
 from varmenne.service.signature_shape import DIGEST_METHODS, SIGNATURE_METHODS, checked_signature
 from varmenne.service.transport import MAX_BODY_BYTES
-from varmenne.service.trust import validate_path
+from varmenne.service.trust import tolerant, validate_path
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -97,6 +97,7 @@ def verify_answer(body: bytes, operation: Operation, services: tuple[bytes, ...]
     try:
         document = _as_document(_payload(_parse(body), operation))
         signer = _signer(_signature(document))
+        at = tolerant(at, _load(signer).certificate.not_valid_before_utc)
         subject = _trusted_subject(signer, services, at)
         signed = _signed_document(document, signer, at)
         return _values(signed, operation, subject)

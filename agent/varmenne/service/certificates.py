@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from varmenne.domain.identifiers import CustomerId
 from varmenne.errors import InputError, VerificationError
 from varmenne.service.doubt import printable
-from varmenne.service.trust import TrustAnchors, validate_path
+from varmenne.service.trust import TrustAnchors, tolerant, validate_path
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -93,6 +93,7 @@ def verify_certificate(
             why="its public key is not the one in the token",
             next_step="Do not use it. If it came from the service's public test bench, that is what the bench does",
         )
+    at = tolerant(at, parsed.not_valid_before_utc)
     if not parsed.not_valid_before_utc <= at <= parsed.not_valid_after_utc:
         raise VerificationError(
             "The certificate is not valid at present",

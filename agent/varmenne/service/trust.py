@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from varmenne.domain.identifiers import Environment
@@ -173,6 +173,15 @@ _valid_paths: dict[tuple[bytes, tuple[bytes, ...], tuple[bytes, ...]], _ValidPat
 """Certificate, anchors, others → its path. Only successes are kept; they rest on these bytes and the time alone."""
 
 MAX_KNOWN_PATHS = 256
+
+
+CLOCK_TOLERANCE = timedelta(minutes=5)
+"""How far our clock may be behind the one of whoever made a certificate a moment ago."""
+
+
+def tolerant(at: datetime, not_before: datetime) -> datetime:
+    """Return the moment to judge a certificate at: its beginning, if only our clock's error puts that in the future."""
+    return not_before if at < not_before <= at + CLOCK_TOLERANCE else at
 
 
 def validate_path(
