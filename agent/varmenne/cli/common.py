@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+NAMED = 3
 SEEN = 100
 """How many unfinished enrollments are looked at for the notice before a command; `list` knows them all."""
 
@@ -85,12 +86,19 @@ class App:
 
     def _tell_unfinished(self, parts: Parts) -> None:
         """Name the enrollments that can go on and that no process is at work on."""
+        from varmenne.domain.steps import State
         from varmenne.enrollment.enroll import unfinished
 
         waiting = [row for row in unfinished(parts, at_most=SEEN) if parts.journal.is_free(row, parts.now)]
-        if waiting:
-            named = ", ".join(f"{row.id} ({row.state})" for row in waiting[:3]) + (", …" if len(waiting) > 3 else "")
-            self.say(f"{click.style('Unfinished:', fg='yellow')} {named}. `varmenne resume --all` goes on.")
+        open_ = [row.id for row in waiting if row.state is State.UNCERTAIN]
+        others = [f"{row.id} ({row.state})" for row in waiting if row.state is not State.UNCERTAIN]
+        for name, found, advice in (
+            ("Unfinished", others, "`varmenne resume --all` goes on"),
+            ("Needs a decision", open_, "`varmenne resolve ID` tells what is known and what can be done"),
+        ):
+            if found:
+                named = ", ".join(found[:NAMED]) + (", …" if len(found) > NAMED else "")
+                self.say(f"{click.style(f'{name}:', fg='yellow')} {named}. {advice}.")
 
     def emit(self, data: object, text: str) -> None:
         """Print the result on standard output: as one JSON document with --json, else as text."""

@@ -10,6 +10,7 @@ import click
 from varmenne.cli.common import EXAMPLE, App, common_options
 from varmenne.cli.options import channel_option, customer_options, one_of, order_of, wait_option
 from varmenne.domain.identifiers import Environment, enrollment_id
+from varmenne.domain.steps import State
 from varmenne.errors import NotFinished, VarmenneError
 
 if TYPE_CHECKING:
@@ -112,7 +113,8 @@ def resume(
         if what_next(row):
             teller.reached(row)
         else:
-            app.say(f"Nothing is left to do: enrollment {row.id} is {row.state}.")
+            decide = f" `varmenne resolve {row.id}` tells what can be done." if row.state is State.REJECTED else ""
+            app.say(f"Nothing is left to do by itself: enrollment {row.id} is {row.state}.{decide}")
         row = use_case.go_on(parts, teller, row, credentials=given, wait=_limit(parts, wait))
         app.emit(*details(row))
 
