@@ -70,7 +70,7 @@ def test_backup_and_restore(config: Path, tmp_path: Path) -> None:
     done = run(config, "backup", backup, "--json")
     assert (done.code, done.json) == (0, {"backup": str(backup), "bytes": backup.stat().st_size})
     assert stat.S_IMODE(backup.stat().st_mode) == 0o600
-    assert run(config, "backup", backup).code == 12
+    assert run(config, "backup", backup).code == 4
     with Journal(state_dir) as journal:
         take_to(journal, row, State.ACCEPTED)
 
@@ -82,6 +82,20 @@ def test_backup_and_restore(config: Path, tmp_path: Path) -> None:
     shown = run_main("--config", str(config), "show", row.id, "--json").json
     assert (shown["state"], shown["problem"]["next_step"]) == ("uncertain", f"varmenne resolve {row.id}")
     assert "Nothing was sent since" in run(config, "restore").out
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("there", "exists already"), ("no/such/file", "does not exist"), ("x" * 300, "cannot be written")],
+)
+def test_a_backup_that_cannot_be_made_is_refused(config: Path, tmp_path: Path, name: str, words: str) -> None:
+    """Nothing is overwritten and no folder is made; the mistake is the person's, and the journal is not to blame."""
+    (tmp_path / "there").write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    result = run(config, "backup", tmp_path / name)
+    assert (result.code, result.out) == (4, "")
+    assert words in result.err
+    assert (sorted(tmp_path.rglob("*")), (tmp_path / "there").read_text()) == (before, "mine")
 
 
 def test_every_command_refuses_a_journal_that_went_back_in_time(config: Path, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -109,10 +111,28 @@ def backup(app: App, *, target: Path) -> None:
             why="PostgreSQL has its own tools",
             next_step=f"Run: {dump_command(settings)} --file={target}",
         )
+    _refuse_target(target)
     with app.parts(settings, notice=False) as parts:
         parts.journal.backup(target)
     size = target.stat().st_size
     app.emit({"backup": str(target), "bytes": size}, f"{target}, {size} bytes, whole")
+
+
+def _refuse_target(target: Path) -> None:
+    """Refuse a name that no new file can have, before the journal is opened; making it is what finds out for sure.
+
+    Raises:
+        InputError: there is something of that name, or its folder is not there or may not be written.
+    """
+    try:
+        if target.exists() or target.is_symlink():
+            raise InputError(f"{target} exists already", next_step="Name another file; nothing is overwritten")
+        if not target.parent.is_dir():
+            raise InputError(f"The folder {target.parent} does not exist", next_step="Make it, or name another")
+        if not os.access(target.parent, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as exc:
+        raise InputError(f"{target} cannot be written", why=exc.strerror or str(exc)) from exc
 
 
 def dump_command(settings: Settings) -> str:
@@ -154,8 +174,8 @@ def restore(app: App, *, backup_file: Path | None) -> None:
         app.warn("Run this on each other host too before varmenne is started anywhere: each has its own record.")
     if not done.recorded:
         app.warn(
-            "This host has no record of all that was sent after the backup was made. Credentials of orders that are not in "
-            "`varmenne list` may be spent already: ask the service's support before using them."
+            "This host has no record of all that was sent after the backup was made. Credentials of orders that are not "
+            "in `varmenne list` may be spent already: ask the service's support before using them."
         )
 
 
