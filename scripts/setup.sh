@@ -206,7 +206,18 @@ varmenne_make_venv() {
     varmenne_stamp project "$(varmenne_project_key)"
 }
 
+# True when this user can make .venv in the checkout, and pip its cache there.
+varmenne_may_write() {
+    for place in "$root" "$root/.venv" "$root/.cache"; do
+        [ ! -e "$place" ] || [ -w "$place" ] || return 1
+    done
+}
+
 varmenne_setup() {
+    # Before anything is installed or removed: a checkout may be somebody else's.
+    if ! varmenne_venv_ready "$1" && ! varmenne_may_write; then
+        varmenne_die "$(id -un) may not write $root; make a checkout of your own, or let its owner run this first."
+    fi
     missing=$(varmenne_missing_packages "$1")
     # Debian's Python is asked for only where no other will do.
     if ! varmenne_venv_runs && ! varmenne_python >/dev/null; then

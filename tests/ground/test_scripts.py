@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from shlex import quote
 
@@ -154,3 +155,31 @@ def test_a_python_that_was_asked_for_and_is_unusable_is_refused(machine: dict[st
     )
     assert done.returncode == 1
     assert "PYTHON=/bin/false is not a Python 3.11 to 3.13" in done.stderr
+
+
+def test_a_checkout_of_somebody_else_is_left_alone() -> None:
+    """Who may not write it is told so in one sentence, before anything is removed, installed or asked for."""
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own folders cannot be entered by others.
+        checkout = Path(folder, "checkout")
+        for name in ("scripts", "requirements"):
+            shutil.copytree(ROOT / name, checkout / name)
+        shutil.copy(ROOT / "pyproject.toml", checkout)
+        (checkout / ".venv").mkdir()
+        Path(folder).chmod(0o755)
+        checkout.chmod(0o555)
+        somebody = 65534 if os.getuid() == 0 else None  # the superuser may write anything
+        done = subprocess.run(
+            [str(checkout / "scripts" / "demo")],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+            user=somebody,
+            group=somebody,
+        )
+        assert (done.returncode, done.stdout) == (1, "")
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+        assert f"may not write {checkout}" in done.stderr
+        assert (checkout / ".venv").is_dir()
+        checkout.chmod(0o755)
