@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -15,9 +16,8 @@ from varmenne.domain.identifiers import EnrollmentId, Environment
 from varmenne.domain.keys import KeyId
 from varmenne.domain.steps import State
 from varmenne.errors import InputError, StateError
-from varmenne.journal import Journal, schema, this_process
+from varmenne.journal import Journal, owner, schema, this_process
 from varmenne.journal.journal import MAX_ANSWER_BYTES
-from varmenne.journal.owner import is_gone
 
 
 def test_a_new_row_is_ours_and_has_its_key_id(journal: Journal) -> None:
@@ -159,19 +159,52 @@ def test_claims_leave_no_event_and_no_new_time(journal: Journal) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "gone"),
+    ("changes", "gone"),
     [
-        (lambda host, boot, pid, started: (host, boot, pid, started), False),
-        (lambda host, boot, pid, started: (host, boot, pid, str(int(started) - 1)), True),  # The number was used again.
-        (lambda host, _boot, pid, started: (host, "00000000", pid, started), True),
-        (lambda host, boot, _pid, started: (host, boot, "4194305", started), True),  # Above the kernel's greatest.
-        (lambda _host, boot, pid, started: ("elsewhere", boot, pid, started), False),  # Nobody here can know.
+        ({}, False),
+        ({"started": "1"}, True),  # The number was used again.
+        ({"pid": "4194305"}, True),  # Above the kernel's greatest.
+        ({"pid": "4194305", "host": "elsewhere"}, False),  # Nobody here can know.
+        ({"pid": "4194305", "namespace": "4026539999"}, False),  # In a container, which has numbers of its own.
+        ({"pid": "4194305", "namespace": "unknown"}, False),
+        ({"boot": "00000000"}, True),  # The host was started anew.
+        ({"boot": "00000000", "namespace": "4026539999"}, False),  # Or it is a container of another machine.
+        ({"boot": "unknown"}, False),
     ],
 )
-def test_whether_a_process_is_gone(change: object, gone: bool) -> None:
-    """A process is known by host, boot, number and start; one of another host is never taken for gone."""
-    assert callable(change)
-    assert is_gone("/".join(change(*this_process().rsplit("/", 3)))) is gone
+def test_whether_a_process_is_gone(changes: dict[str, str], gone: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process is known by host, boot, number, start and namespace; one that nobody here can see is never gone."""
+    monkeypatch.setattr(owner, "_namespace", lambda: owner.INITIAL_NAMESPACE)
+    names = ("host", "boot", "pid", "started", "namespace")
+    ours = dict(zip(names, this_process().split("/"), strict=True)) | {"namespace": owner.INITIAL_NAMESPACE}
+    assert owner.is_gone("/".join((ours | changes).values())) is gone
+
+
+def test_in_a_container_another_boot_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Containers of two machines may have one name, and one number of their namespace."""
+    monkeypatch.setattr(owner, "_namespace", lambda: "4026539999")
+    host, boot, pid, started, _namespace = this_process().split("/")
+    assert not owner.is_gone(f"{host}/00000000/{pid}/{started}/4026539999")
+    assert owner.is_gone(f"{host}/{boot}/{pid}/1/4026539999")
+
+
+def test_a_name_of_before_is_read_and_judged_by_its_lease() -> None:
+    """Without a namespace in it, its process may be one of a container."""
+    host, boot, _pid, _started, _namespace = this_process().split("/")
+    assert not owner.is_gone(f"{host}/{boot}/4194305/1")
+
+
+def test_a_process_does_not_die_by_being_unseen(tmp_path: Path) -> None:
+    """Seen from another PID namespace of this host, its number is nobody's."""
+    program = "import sys\nfrom varmenne.journal.owner import is_gone\nprint(is_gone(sys.argv[1]))"
+    command = [sys.executable, "-c", program]
+    apart = ["unshare", "--pid", "--fork", "--mount-proc"]
+    try:
+        done = subprocess.run([*apart, "true"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("this user may not make PID namespaces")
+    done = subprocess.run([*apart, *command, this_process()], check=True, capture_output=True, cwd=tmp_path)
+    assert done.stdout == b"False\n"
 
 
 def test_answers_are_kept_as_they_came_compressed_and_bounded(journal: Journal) -> None:

@@ -1,20 +1,42 @@
-"""Names of processes, so that a journal row tells who is at work on it, and whether that process still lives."""
+"""Names of processes, so that a journal row tells who is at work on it, and whether that process still lives.
+
+A name is host, boot, process number, start time and PID namespace. Whether a process has ended can be looked up only
+where ``/proc`` shows it: in our own PID namespace. One of an earlier boot is gone as well, but a container has its
+machine's boot and a name that containers of other machines may have too; so a boot counts only between processes that
+run on the machine itself. Of all others nothing is known, and their leases have to end.
+"""
 
 from __future__ import annotations
 
 import functools
 import os
+import re
 import socket
 from pathlib import Path
+
+INITIAL_NAMESPACE = str(0xEFFFFFFC)
+"""The PID namespace of a machine itself, not of a container (``PROC_PID_INIT_INO`` in Linux's ``proc_ns.h``)."""
+
+_UNKNOWN = "unknown"
 
 
 @functools.cache
 def _boot() -> str:
-    """Return a short name of this boot of this host; a process of an earlier boot is certainly gone."""
+    """Return a short name of this boot of this host."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()[:8]
     except OSError:
-        return "unknown"
+        return _UNKNOWN
+
+
+def _namespace() -> str:
+    """Return the number of our PID namespace, if ``/proc`` shows that one and not another."""
+    try:
+        if os.readlink("/proc/self") != str(os.getpid()):
+            return _UNKNOWN
+        return re.sub(r"\D", "", os.readlink("/proc/self/ns/pid")) or _UNKNOWN
+    except OSError:
+        return _UNKNOWN
 
 
 def _started(pid: int) -> str | None:
@@ -28,19 +50,24 @@ def _started(pid: int) -> str | None:
 
 
 def this_process() -> str:
-    """Name this process: host, boot, process number and start time."""
+    """Name this process."""
     return _name(os.getpid())
 
 
 @functools.cache
 def _name(pid: int) -> str:
     """Name a process of ours; after a fork, the child has another number."""
-    return f"{socket.gethostname()}/{_boot()}/{pid}/{_started(pid)}"
+    return f"{socket.gethostname()}/{_boot()}/{pid}/{_started(pid)}/{_namespace()}"
 
 
 def is_gone(owner: str) -> bool:
-    """Tell whether a process is known to have ended. One of another host is never known to."""
-    host, boot, pid, started = owner.rsplit("/", 3)
-    if host != socket.gethostname():
+    """Tell whether a process is known to have ended. Names of before, without a namespace, tell too little for that."""
+    parts = owner.split("/")
+    if len(parts) != 5 or parts[0] != socket.gethostname():  # noqa: PLR2004 - as many as a name has
         return False
-    return boot != _boot() or _started(int(pid)) != started
+    _host, boot, pid, started, namespace = parts
+    if namespace != _namespace() or _UNKNOWN in {namespace, boot, _boot()}:
+        return False
+    if boot != _boot():
+        return namespace == INITIAL_NAMESPACE
+    return _started(int(pid)) != started
