@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import AuthorityInformationAccessOID
 
 from harness.forge import Forge
+from harness.stage import run_main
 from varmenne.cli.common import App
 from varmenne.cli.program import run
 from varmenne.clock import system_clock
@@ -33,7 +34,7 @@ from varmenne.service.fetch import Limits, fetch
 from varmenne.service.trust import KNOWN_CAS, load_trust, validate_path
 from varmenne.service.trust_check import check_trust
 from varmenne.service.trust_sources import read_file
-from varmenne.service.trust_store import TrustStore, read_authority
+from varmenne.service.trust_store import TrustStore, in_pairs, read_authority
 from varmenne.testbench.family import KeyPair, bench_name, build_certificate, der, key_usage, pem
 
 REFERENCE = Path(__file__).parents[2].parent / "shared" / "reference" / "vero-ca"
@@ -116,7 +117,7 @@ def test_unknown_ca_needs_its_fingerprint(command: Command, authorities: Path, f
     """Without a terminal and without --fingerprint nothing is imported; the error tells the fingerprint."""
     with pytest.raises(InputError) as caught:
         command("import", authorities / "services.cer", "--role", "services")
-    assert fingerprint(forge.services) in caught.value.why
+    assert in_pairs(fingerprint(forge.services)) in caught.value.why
     assert files_in(tmp_path / "state") == {}
 
 
@@ -289,7 +290,8 @@ def test_person_confirms_by_typing(config: Path, authorities: Path, forge: Forge
     os.close(ours)
     os.close(theirs)
     assert process.returncode == code, told
-    assert fingerprint(forge.root) in told
+    assert "published" not in told.partition("Compare")[0]
+    assert in_pairs(fingerprint(forge.root)) in told.replace("\n    ", "")
     log = config.parent / "state" / "trust" / "test" / "log.jsonl"
     assert (log.exists() and "confirmed by typing" in log.read_text()) == (code == 0)
 
@@ -372,6 +374,53 @@ def test_what_is_not_there_is_told_and_no_error(
         result = command("import", file, "--from-aia", "--role", "services", "--fingerprint", fingerprint(pointing))
     assert len(result["imported"]) == 1
     assert capsys.readouterr().out == ""
+
+
+def test_when_nothing_could_be_fetched(config: Path, forge: Forge, tmp_path: Path) -> None:
+    """It fails if every address was asked in vain and no file was named, with one line for each address."""
+    with http_server({}) as (url, _asked):
+        folder = tmp_path / "state" / "trust" / "test" / "services"
+        folder.mkdir(parents=True)
+        (folder / "pointing.pem").write_bytes(pem(with_issuers_url(forge, f"{url}/gone.cer").certificate))
+        result = run_main("--config", str(config), "trust", "import", "--from-aia")
+    assert (result.code, result.out) == (7, "")
+    assert [line for line in result.err.splitlines() if "gone.cer" in line] == [
+        f"Warning: {url}/gone.cer: it answered HTTP 404"
+    ]
+
+
+@pytest.mark.parametrize("given", ["11:22", "not hexadecimal", "ab" * 20, "ab" * 32])
+def test_a_fingerprint_of_nothing_is_refused(command: Command, forge: Forge, tmp_path: Path, given: str) -> None:
+    """A part, an SHA-1, and the fingerprint of something else end the command; nothing is imported."""
+    file = tmp_path / "root.pem"
+    file.write_bytes(pem(forge.root.certificate))
+    with pytest.raises(InputError, match="fingerprint"):
+        command("import", file, "--fingerprint", given, "--fingerprint", fingerprint(forge.root))
+    assert files_in(tmp_path / "state") == {}
+
+
+def test_list_tells_who_confirmed(command: Command, config: Path, forge: Forge, tmp_path: Path) -> None:
+    """Of a CA that is not published, the list names the person and the day, and the fingerprint as people write it."""
+    file = tmp_path / "root.pem"
+    file.write_bytes(pem(forge.root.certificate))
+    command("import", file, "--fingerprint", in_pairs(fingerprint(forge.root)))
+    shown = run_main("--config", str(config), "trust", "list").out
+    assert in_pairs(fingerprint(forge.root)) in shown
+    assert f" on {system_clock():%Y-%m-%d}" in shown
+    assert command("list")[0]["ground"].startswith("confirmed by ")
+    (tmp_path / "state" / "trust" / "test" / "log.jsonl").write_text("spoilt\n[]\n{}\n")
+    assert "confirmed by nobody" in run_main("--config", str(config), "trust", "list").out
+
+
+@pytest.mark.parametrize(("digits", "words"), [("12345678", "no certificate's"), ("1234567", "at least 8 digits")])
+def test_remove_says_what_is_missing(command: Command, forge: Forge, tmp_path: Path, digits: str, words: str) -> None:
+    """Too few digits are another mistake than digits that no certificate begins with."""
+    file = tmp_path / "root.pem"
+    file.write_bytes(pem(forge.root.certificate))
+    command("import", file, "--fingerprint", fingerprint(forge.root))
+    with pytest.raises(InputError) as caught:
+        command("remove", digits)
+    assert words in caught.value.why
 
 
 @pytest.mark.parametrize("kind", ["large", "slow", "missing", "dead", "file", "nonsense"])

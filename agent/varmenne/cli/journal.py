@@ -174,8 +174,8 @@ def restore(app: App, *, backup_file: Path | None) -> None:
         app.warn("Run this on each other host too before varmenne is started anywhere: each has its own record.")
     if not done.recorded:
         app.warn(
-            "This host has no record of all that was sent after the backup was made. Credentials of orders that are not "
-            "in `varmenne list` may be spent already: ask the service's support before using them."
+            "This host has no record of all that was sent after the backup was made. Credentials of orders that are "
+            "not in `varmenne list` may be spent already: ask the service's support before using them."
         )
 
 

@@ -11,7 +11,7 @@ import click
 
 from varmenne.cli.common import EXAMPLE, App, common_options
 from varmenne.domain.identifiers import Environment
-from varmenne.errors import ChecksFailed, InputError
+from varmenne.errors import ChecksFailed, InputError, ServiceUnreachable
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 ROLES = ("services", "providers", "chain")
 COLORS = {"ok": "green", "warn": "yellow", "fail": "red"}
 TYPED_DIGITS = 8
+ROLE_WORDS = {
+    "services": "believed when it signs the service's answers (services)",
+    "providers": "believed when it issues certificates (providers)",
+    "chain": "above others, and no anchor (chain)",
+}
 
 environment_option = click.option(
     "--environment",
@@ -117,15 +122,17 @@ def import_(
     A published fingerprint is known and goes to its place by itself. For any other, its fingerprint is shown and has
     to be confirmed by typing, or be given with --fingerprint. All are looked at before any is written.
     """
-    from varmenne.service.trust_store import normal_fingerprint
+    from varmenne.service.trust_store import whole_fingerprint
 
     if not files and not from_aia:
         raise InputError("There is nothing to import", next_step="Name files, or use --from-aia")
     store, now = _store(app, environment), _now()
-    given = frozenset(map(normal_fingerprint, fingerprints))
+    given = frozenset(map(whole_fingerprint, fingerprints))
     entries: list[Entry] = []
     there: list[dict[str, Any]] = []
-    for authority, source in _found(app, store, files, from_aia=from_aia):
+    found = _found(app, store, files, from_aia=from_aia)
+    _refuse_unused(given, found)
+    for authority, source in found:
         # What comes from a pointer in a certificate is above that certificate, and never an anchor.
         wanted = "chain" if source.startswith("http") and authority.published_as is None else role
         place = store.place_of(authority, wanted)
@@ -140,6 +147,22 @@ def import_(
     app.emit({"imported": brought, "already_there": there}, "\n".join(lines) or "Nothing new was found.")
 
 
+def _refuse_unused(given: frozenset[str], found: list[tuple[Authority, str]]) -> None:
+    """Refuse a fingerprint that no certificate has: what was compared is not what came.
+
+    Raises:
+        InputError: there is one.
+    """
+    from varmenne.service.trust_store import in_pairs
+
+    for fingerprint in sorted(given - {authority.fingerprint for authority, _source in found}):
+        raise InputError(
+            f"No certificate has the fingerprint {in_pairs(fingerprint)}",
+            why="the files hold " + (", ".join(in_pairs(authority.fingerprint) for authority, _s in found) or "none"),
+            next_step="Nothing was imported. Compare again, or name the other file",
+        )
+
+
 def _found(app: App, store: TrustStore, files: tuple[Path, ...], *, from_aia: bool) -> list[tuple[Authority, str]]:
     """Read the files and ask the network; each certificate once, with where it came from."""
     from varmenne.service.trust_sources import fetch_issuers, read_file
@@ -147,7 +170,17 @@ def _found(app: App, store: TrustStore, files: tuple[Path, ...], *, from_aia: bo
     found = {authority.fingerprint: (authority, str(path)) for path in files for authority in read_file(path)}
     if from_aia:
         known = [stored.authority for stored in store.stored()] + [authority for authority, _source in found.values()]
-        for authority, url in fetch_issuers(known, store.environment, tell=app.warn):
+        lost: list[tuple[str, str]] = []
+        came = list(fetch_issuers(known, store.environment, tell=lambda url, why: lost.append((url, why))))
+        for url, why in lost:
+            app.warn(f"{url}: {why}")
+        if lost and not came and not files:
+            raise ServiceUnreachable(
+                "No certificate could be fetched",
+                why=f"{len(lost)} address{'es' if len(lost) > 1 else ''} asked, in vain",
+                next_step="Check the network and the firewall, or download the files and import them by name",
+            )
+        for authority, url in came:
             found.setdefault(authority.fingerprint, (authority, url))
     return list(found.values())
 
@@ -161,20 +194,24 @@ def _believed(app: App, authority: Authority, role: str, source: str, given: fro
 
 def _ground(app: App, authority: Authority, role: str, given: frozenset[str]) -> Ground:
     """Return why the certificate is believed; a person is asked if nothing else says so."""
-    from varmenne.service.trust_store import Ground
+    from varmenne.service.trust_store import Ground, in_pairs
 
     if authority.published_as is not None:
         return Ground.PUBLISHED
     if authority.fingerprint in given:
         return Ground.GIVEN
-    told = "\n".join(f"  {name.replace('_', ' '):<19} {value}" for name, value in _shown(authority, role).items())
     if not sys.stdin.isatty():
         raise InputError(
             f"varmenne does not know the fingerprint of {authority.subject}",
-            why=f"it is {authority.fingerprint}",
+            why=f"it is {in_pairs(authority.fingerprint)}",
             next_step="Compare it with the one that its owner publishes. If it is the same, add: --fingerprint SHA256",
         )
-    app.say(f"varmenne does not know this certificate:\n{told}")
+    app.say(f"varmenne does not know this certificate, which would be {ROLE_WORDS[role]}:")
+    app.say(f"  subject   {authority.subject}\n  issuer    {authority.issuer}")
+    app.say(f"  valid     {authority.not_before:%Y-%m-%d} to {authority.not_after:%Y-%m-%d}\n  SHA-256")
+    # Half a line each, as such fingerprints are printed; nothing that a person compares is folded elsewhere.
+    pairs = in_pairs(authority.fingerprint)
+    app.say(f"    {pairs[:48]}\n    {pairs[48:]}")
     app.say("Compare the fingerprint with the one that its owner publishes, by another way than the file came.")
     typed = click.prompt(
         f"If it is the same, type its last {TYPED_DIGITS} digits", err=True, default="", show_default=False
@@ -201,18 +238,31 @@ def list_(app: App, *, environment: str | None) -> None:
     if not stored and not app.json:
         app.say(f"{store.directory} is empty. `varmenne trust import FILE…` fills it.")
         return
+    grounds = store.grounds()
     app.emit(
-        [{**_shown(item.authority, item.role), "file": str(item.path)} for item in stored],
-        "\n".join(map(_line, stored)),
+        [
+            {**_shown(item.authority, item.role), "file": str(item.path), "ground": _ground_of(item, grounds)}
+            for item in stored
+        ],
+        "\n".join(_lines(item, grounds) for item in stored),
     )
 
 
-def _line(item: Stored) -> str:
-    """Write a certificate in two lines."""
-    known = "published" if item.authority.published_as else "not among those that varmenne knows"
+def _ground_of(item: Stored, grounds: dict[tuple[str, str], str]) -> str:
+    """Say why a certificate of the folder is believed."""
+    if item.authority.published_as:
+        return "published"
+    return grounds.get((item.role, item.authority.fingerprint), "confirmed by nobody; varmenne does not know it")
+
+
+def _lines(item: Stored, grounds: dict[tuple[str, str], str]) -> str:
+    """Write a certificate in three lines."""
+    from varmenne.service.trust_store import in_pairs
+
     return (
         f"{item.role:<10} {item.authority.subject}  until {item.authority.not_after:%Y-%m-%d}\n"
-        f"           {item.authority.fingerprint}  {known}"
+        f"           {in_pairs(item.authority.fingerprint)}\n"
+        f"           {_ground_of(item, grounds)}"
     )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from varmenne.domain.check import Check, Verdict
 from varmenne.errors import VarmenneError, VerificationError
 from varmenne.service.trust import load_trust, validate_path
-from varmenne.service.trust_store import LOG_NAME, Stored, TrustStore
+from varmenne.service.trust_store import LOG_NAME, Stored, TrustStore, in_pairs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -84,13 +84,13 @@ def _grounded(item: Stored, noted: str) -> Check:
     """Why is it believed?"""
     name, fingerprint = f"{item.role}: {item.authority.subject}", item.authority.fingerprint
     if item.authority.published_as is not None:
-        return Check(name, Verdict.OK, f"SHA-256 {fingerprint}, as published")
+        return Check(name, Verdict.OK, f"SHA-256 {in_pairs(fingerprint)}, as published")
     if fingerprint in noted:
-        return Check(name, Verdict.OK, f"SHA-256 {fingerprint}, confirmed by a person: see {LOG_NAME}")
+        return Check(name, Verdict.OK, f"SHA-256 {in_pairs(fingerprint)}, confirmed by a person: see {LOG_NAME}")
     return Check(
         name,
         Verdict.WARN,
-        f"varmenne does not know the fingerprint {fingerprint}, and nobody has confirmed it",
+        f"varmenne does not know the fingerprint {in_pairs(fingerprint)}, and nobody has confirmed it",
         "Compare it with the one that its owner publishes; a bench has CAs of its own",
     )
 

@@ -82,7 +82,7 @@ def _certificates(content: bytes) -> tuple[bytes, ...]:
 
 
 def fetch_issuers(
-    known: Iterable[Authority], environment: Environment, *, get: Fetch | None = None, tell: Callable[[str], None]
+    known: Iterable[Authority], environment: Environment, *, get: Fetch | None = None, tell: Callable[[str, str], None]
 ) -> Iterator[tuple[Authority, str]]:
     """Fetch the certificates above those that are known, step by step to the root, and yield each with its URL.
 
@@ -90,7 +90,7 @@ def fetch_issuers(
         known: certificates to begin with; where there are none, the service's published addresses are asked.
         environment: whose addresses those are.
         get: fetches a URL; within limits of time and size if nothing else is given.
-        tell: is told of what could not be fetched. That is no error: others may be found.
+        tell: is told the URL that could not be fetched, and why. That is no error: others may be found.
     """
     get = get or (lambda url: fetch(url, FETCH_LIMITS))
     have = {authority.fingerprint: authority for authority in known}
@@ -106,7 +106,7 @@ def fetch_issuers(
         try:
             found = [read_authority(der) for der in read_certificate_file(get(url))]
         except (ServiceUnreachable, InputError) as exc:
-            tell(f"{url}: {exc}")
+            tell(url, exc.why or exc.what)
             continue
         for authority in found:
             if authority.fingerprint not in have:

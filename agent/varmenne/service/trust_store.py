@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from cryptography import x509
 
 LOG_NAME = "log.jsonl"
+LEAST_DIGITS = 8
+"""So many digits of a fingerprint have to be given to name a certificate that is there."""
 
 
 class Ground(StrEnum):
@@ -249,13 +251,39 @@ class TrustStore:
         """
         wanted = normal_fingerprint(prefix)
         matches = [stored for stored in self.stored() if stored.authority.fingerprint.startswith(wanted)]
-        if len(matches) != 1 or len(wanted) < 8:
+        if len(matches) != 1 or len(wanted) < LEAST_DIGITS:
+            if len(wanted) < LEAST_DIGITS:
+                why = f"at least {LEAST_DIGITS} digits are needed"
+            else:
+                why = f"{'more than one' if matches else 'no'} certificate's fingerprint begins with it"
             raise InputError(
                 f"{prefix!r} does not name one certificate of {self.directory}",
-                why="more than one fingerprint begins with it" if len(matches) > 1 else "give at least 8 digits",
+                why=why,
                 next_step="`varmenne trust list` shows the fingerprints",
             )
         return matches[0]
+
+    def grounds(self) -> dict[tuple[str, str], str]:
+        """Return role and fingerprint → who confirmed it and when, by the log, for what a person brought in.
+
+        The log proves nothing against somebody who may write the folder; it tells people whom to ask.
+        """
+        found: dict[tuple[str, str], str] = {}
+        try:
+            lines = (self.directory / LOG_NAME).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError):
+            return found
+        for line in lines:
+            try:
+                noted = json.loads(line)
+                named = (noted["role"], noted["fingerprint_sha256"])
+                if noted["action"] == "import" and noted["ground"] != Ground.PUBLISHED:
+                    found[named] = f"confirmed by {noted['user']} on {noted['at'][:10]}"
+                else:
+                    found.pop(named, None)
+            except (ValueError, KeyError, TypeError):
+                continue  # A line that somebody has spoilt tells nothing.
+        return found
 
     def remove(self, stored: Stored, now: datetime, user: str) -> None:
         """Take a certificate out, and note it in the log. Others of the same file stay.
@@ -310,6 +338,23 @@ def normal_fingerprint(text: str) -> str:
     normal = re.sub(r"[:\s]", "", text.lower().removeprefix("sha256:"))
     if not re.fullmatch(r"[0-9a-f]{1,64}", normal):
         raise InputError(f"{text!r} is not a SHA-256 fingerprint", why="it has 64 hexadecimal digits")
+    return normal
+
+
+def in_pairs(fingerprint: str) -> str:
+    """Write a fingerprint as it is published, so that a person can compare: pairs of capital digits, with colons."""
+    return ":".join(fingerprint[at : at + 2] for at in range(0, len(fingerprint), 2)).upper()
+
+
+def whole_fingerprint(text: str) -> str:
+    """Return a whole SHA-256 fingerprint in our form.
+
+    Raises:
+        InputError: it has not 64 hexadecimal digits, such as an SHA-1 or a part.
+    """
+    normal = normal_fingerprint(text)
+    if len(normal) != 64:
+        raise InputError(f"{text!r} is not a SHA-256 fingerprint", why=f"it has {len(normal)} digits of 64")
     return normal
 
 
