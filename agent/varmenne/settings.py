@@ -84,7 +84,8 @@ class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     ] = ""
     connect_timeout_seconds: Annotated[Seconds, msgspec.Meta(description="Longest time for connecting.")] = 10.0
     read_timeout_seconds: Annotated[
-        Seconds, msgspec.Meta(description="Longest silence while waiting for an answer.")
+        Seconds,
+        msgspec.Meta(description="Longest silence while waiting for an answer. A whole answer may take twice as long."),
     ] = 60.0
     first_poll_seconds: Annotated[
         Seconds, msgspec.Meta(description="Wait between sending and the first getCertificate.")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import contextlib
 import gzip
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -26,6 +28,7 @@ from varmenne.service.answers import verify_answer
 from varmenne.service.certificates import verify_certificate
 from varmenne.service.client import ENDPOINTS, CertificateService
 from varmenne.service.interface import Operation
+from varmenne.service.transport import MAX_BODY_BYTES, RawAnswer
 from varmenne.service.trust import load_trust
 from varmenne.settings import ServiceSettings
 from varmenne.testbench.server import BenchServer
@@ -174,9 +177,10 @@ def _read_request(connection: ssl.SSLSocket) -> bytes:
 
 BEHAVIOURS: dict[str, Callable[[ssl.SSLSocket], object]] = {
     "cut after the request": lambda connection: _read_request(connection) and None,
-    "half an answer": lambda connection: (
-        _read_request(connection) and connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n<half")
+    "no body": lambda connection: (
+        _read_request(connection) and connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n")
     ),
+    "half a status": lambda connection: _read_request(connection) and connection.send(b"HTTP/1.1 2"),
     "silence": lambda connection: _read_request(connection) and threading.Event().wait(3) and None,
     "garbage": lambda connection: _read_request(connection) and connection.send(b"SSH-2.0-nonsense\r\n"),
 }
@@ -194,8 +198,73 @@ def test_lost_answer_is_uncertain(bench: BenchServer, signer: SoftwareSigner, na
     assert sent > 1000
 
 
+def ask(bench: BenchServer, behave: Callable[[ssl.SSLSocket], object]) -> RawAnswer:
+    """Ask a server that behaves as it is told, with a read timeout of a second."""
+    with tls_server(bench, behave) as url:
+        settings = msgspec.structs.replace(settings_for(bench), endpoint=url, read_timeout_seconds=1)
+        with CertificateService(Environment.TEST, settings) as client:
+            return client.get_certificate(CUSTOMER, NAME, RetrievalId("1"))
+
+
+def refused_by(raw: RawAnswer) -> str:
+    """Return the check that refuses an answer."""
+    with pytest.raises(VerificationError) as caught:
+        verify_answer(raw.body, Operation.GET, (), system_clock())
+    return caught.value.check
+
+
+@pytest.mark.parametrize(
+    ("head", "sent", "came"),
+    [
+        (b"Content-Length: 999\r\n", b"<half", b"<half"),
+        (b"Transfer-Encoding: chunked\r\n", b"5\r\n<half\r\n99\r\n<oth", b"<half<oth"),
+        (b"Content-Encoding: gzip\r\n", gzip.compress(b"<half")[:-8], b"<half"),
+        (b"Content-Encoding: gzip\r\nContent-Length: 999\r\n", gzip.compress(b"<half"), b"<half"),
+    ],
+)
+def test_what_came_of_an_answer_is_kept(bench: BenchServer, head: bytes, sent: bytes, came: bytes) -> None:
+    """A connection that breaks half-way loses nothing of what came before, and it is told that there was more."""
+    raw = ask(bench, _answering(head, sent))
+    assert (raw.status, raw.body) == (200, came)
+    assert "cut off" in raw.problem
+
+
+def test_an_answer_that_drips_comes_to_an_end(bench: BenchServer) -> None:
+    """No silence is too long, but all of it is: what came by then is kept."""
+
+    def drip(connection: ssl.SSLSocket) -> None:
+        _read_request(connection)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n")
+        with contextlib.suppress(OSError):
+            for _ in range(30):
+                connection.sendall(b"<")
+                time.sleep(0.3)
+
+    begun = time.monotonic()
+    raw = ask(bench, drip)
+    assert time.monotonic() - begun < 4
+    assert raw.problem == "too slow"
+    assert raw.body.startswith(b"<<<")
+
+
+def test_a_head_that_drips_comes_to_an_end(bench: BenchServer) -> None:
+    """Also before there is a status, the whole time is limited; then nothing of an answer came."""
+
+    def drip(connection: ssl.SSLSocket) -> None:
+        _read_request(connection)
+        with contextlib.suppress(OSError):
+            for octet in b"HTTP/1.1 200 OK\r\nX-Filler: and so on, and on\r\n":
+                connection.sendall(bytes([octet]))
+                time.sleep(0.3)
+
+    begun = time.monotonic()
+    with pytest.raises(OutcomeUncertain, match="after the request"):
+        ask(bench, drip)
+    assert time.monotonic() - begun < 4
+
+
 def test_huge_answer_is_refused(bench: BenchServer) -> None:
-    """An answer over the limit is not read to its end."""
+    """An answer over the limit is not read to its end; its beginning is kept, and refused for its size."""
 
     def flood(connection: ssl.SSLSocket) -> None:
         _read_request(connection)
@@ -207,11 +276,10 @@ def test_huge_answer_is_refused(bench: BenchServer) -> None:
             return
         raise AssertionError("the client read 65 MB")
 
-    with tls_server(bench, flood) as url:
-        settings = msgspec.structs.replace(settings_for(bench), endpoint=url)
-        with CertificateService(Environment.TEST, settings) as client, pytest.raises(VerificationError) as caught:
-            client.get_certificate(CUSTOMER, NAME, RetrievalId("1"))
-    assert caught.value.check == "size"
+    raw = ask(bench, flood)
+    assert raw.body == b"x" * (MAX_BODY_BYTES + 1)
+    assert raw.problem == f"larger than {MAX_BODY_BYTES} bytes"
+    assert refused_by(raw) == "size"
 
 
 def test_redirect_is_not_followed(bench: BenchServer, signer: SoftwareSigner) -> None:
@@ -304,37 +372,19 @@ def test_body_comes_as_it_was_sent(bench: BenchServer, head: bytes, code: Callab
 
 
 @pytest.mark.parametrize(
-    ("coding", "body", "check"),
+    ("coding", "body", "problem", "check"),
     [
-        (b"gzip", gzip.compress(bytes(50_000_000)), "size"),
-        (b"gzip, gzip", gzip.compress(gzip.compress(bytes(50_000_000))), "encoding"),
-        (b"br", b"nonsense", "encoding"),
-        (b"gzip", b"nonsense", "encoding"),
+        (b"gzip", gzip.compress(bytes(50_000_000)), "larger than", "size"),
+        (b"gzip, gzip", gzip.compress(gzip.compress(bytes(50_000_000))), "not asked for", "encoding"),
+        (b"br", b"\x8b\x02", "not asked for", "encoding"),
+        (b"gzip", b"nonsense", "compression is broken", "xml"),
     ],
 )
-def test_compression_is_no_way_around_the_limit(bench: BenchServer, coding: bytes, body: bytes, check: str) -> None:
-    """A bomb is refused after the first bytes over the limit; what was not asked for is not inflated at all."""
-    head = b"Content-Encoding: " + coding + b"\r\n"
-    with tls_server(bench, _answering(head, body)) as url:
-        settings = msgspec.structs.replace(settings_for(bench), endpoint=url)
-        with CertificateService(Environment.TEST, settings) as client, pytest.raises(VerificationError) as caught:
-            client.get_certificate(CUSTOMER, NAME, RetrievalId("1"))
-    assert caught.value.check == check
-
-
-def test_clock_a_little_behind_is_forgiven(bench: BenchServer, signer: SoftwareSigner) -> None:
-    """A certificate made a moment ago is taken though our clock is minutes behind, and refused if it is far behind."""
-    trust = load_trust(bench.trust_dir / "test", Environment.TEST, system_clock())
-    with client_of(bench) as client:
-        raw = client.sign_new_certificate(CUSTOMER, NAME, ordered(bench), build_csr(signer, CUSTOMER, NAME))
-        retrieval = verify_answer(raw.body, Operation.SIGN_NEW, trust.services, system_clock()).retrieval_id
-        raw = client.get_certificate(CUSTOMER, NAME, RetrievalId(retrieval or ""))
-    behind = system_clock() - timedelta(minutes=4)
-    certificate = verify_answer(raw.body, Operation.GET, trust.services, behind).certificate or b""
-    verify = functools.partial(
-        verify_certificate, certificate, public_key=signer.public_key, customer=CUSTOMER, trust=trust
-    )
-    assert verify(at=behind).warnings == ()
-    with pytest.raises(VerificationError) as caught:
-        verify(at=system_clock() - timedelta(hours=1))
-    assert caught.value.check == "validity"
+def test_compression_is_no_way_around_the_limit(
+    bench: BenchServer, coding: bytes, body: bytes, problem: str, check: str
+) -> None:
+    """A bomb is cut after the first bytes over the limit; what was not asked for is not inflated at all."""
+    raw = ask(bench, _answering(b"Content-Encoding: " + coding + b"\r\n", body))
+    assert problem in raw.problem
+    assert len(raw.body) <= MAX_BODY_BYTES + 1
+    assert refused_by(raw) == check

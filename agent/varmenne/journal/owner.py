@@ -32,9 +32,9 @@ def _boot() -> str:
 def _namespace() -> str:
     """Return the number of our PID namespace, if ``/proc`` shows that one and not another."""
     try:
-        if os.readlink("/proc/self") != str(os.getpid()):
+        if Path("/proc/self").readlink().name != str(os.getpid()):
             return _UNKNOWN
-        return re.sub(r"\D", "", os.readlink("/proc/self/ns/pid")) or _UNKNOWN
+        return re.sub(r"\D", "", Path("/proc/self/ns/pid").readlink().name) or _UNKNOWN
     except OSError:
         return _UNKNOWN
 
@@ -63,7 +63,7 @@ def _name(pid: int) -> str:
 def is_gone(owner: str) -> bool:
     """Tell whether a process is known to have ended. Names of before, without a namespace, tell too little for that."""
     parts = owner.split("/")
-    if len(parts) != 5 or parts[0] != socket.gethostname():  # noqa: PLR2004 - as many as a name has
+    if len(parts) != 5 or parts[0] != socket.gethostname():
         return False
     _host, boot, pid, started, namespace = parts
     if namespace != _namespace() or _UNKNOWN in {namespace, boot, _boot()}:

@@ -67,7 +67,7 @@ class CertificateService:
 
         Raises:
             ServiceUnreachable: nothing was sent.
-            OutcomeUncertain: the request may have been received, and there is no answer.
+            OutcomeUncertain: the request may have been received, and nothing of an answer came.
         """
         return self._call(
             Operation.SIGN_NEW,

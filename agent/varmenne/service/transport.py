@@ -7,7 +7,9 @@ the bytes that were handed to its socket, so the answer is known and not guessed
 from __future__ import annotations
 
 import http.client
+import math
 import ssl
+import time
 import zlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -19,37 +21,59 @@ from urllib3.connection import HTTPSConnection
 from urllib3.connectionpool import HTTPSConnectionPool
 
 from varmenne import __version__
-from varmenne.errors import ConfigError, OutcomeUncertain, ServiceUnreachable, VerificationError
+from varmenne.errors import ConfigError, OutcomeUncertain, ServiceUnreachable
 
 if TYPE_CHECKING:
     from varmenne.settings import ServiceSettings
 
 MAX_BODY_BYTES = 256 * 1024
-"""Largest answer that is read. A certificate of the schema's greatest size makes less than a quarter of it."""
+"""Largest answer that is verified. A certificate of the schema's greatest size makes less than a quarter of it."""
+
+SILENCES = 2
+"""An answer may take as long as so many of the longest silences, ``service.read_timeout_seconds``, all in all."""
+
+CHUNK_BYTES = 16 * 1024
 
 TEXT_XML = "text/xml; charset=utf-8"
 
 
 @dataclass(slots=True)
-class Sent:
-    """Counts what has been handed to the socket since :meth:`reset`."""
+class Exchange:
+    """What one request has handed to the socket, and until when its answer may take (by the monotonic clock)."""
 
     bytes_handed_over: int = 0
+    deadline: float = math.inf
 
     def reset(self) -> None:
         """Begin a new request."""
         self.bytes_handed_over = 0
+        self.deadline = math.inf
+
+    @property
+    def is_late(self) -> bool:
+        """Tell whether the answer has taken too long."""
+        return time.monotonic() >= self.deadline
 
 
 @dataclass(frozen=True, slots=True)
 class RawAnswer:
-    """An HTTP answer as it came: nothing in it is believed yet."""
+    """An HTTP answer as it came: nothing in it is believed yet.
+
+    Attributes:
+        status: of HTTP.
+        content_type: of the body, as the header says.
+        body: what came of it; at most a byte more than :data:`MAX_BODY_BYTES`, by which verification sees its size.
+        date: the header.
+        retry_after: the header.
+        problem: why the body may not be whole or not be readable; empty if nothing is known to be wrong.
+    """
 
     status: int
     content_type: str
     body: bytes
     date: str = ""
     retry_after: str = ""
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +92,7 @@ class Endpoint:
 
     url: str
     settings: ServiceSettings
-    _sent: Sent = field(default_factory=Sent)
+    _exchange: Exchange = field(default_factory=Exchange)
     _session: requests.Session | None = None
 
     def close(self) -> None:
@@ -78,14 +102,17 @@ class Endpoint:
             self._session = None
 
     def post(self, body: bytes, action: str) -> RawAnswer:
-        """Post ``body`` once and return the answer, whatever its status.
+        """Post ``body`` once and return the answer, whatever its status, and what came of it if it is not whole.
+
+        The answer to a request that cannot be repeated is worth keeping in any shape: the end that is missing may be
+        white space, and its signature tells.
 
         Raises:
             ServiceUnreachable: no byte of the request was handed to the network.
-            OutcomeUncertain: some were, and then the connection failed, or the answer was cut off or too large.
+            OutcomeUncertain: some were, and then the connection failed before anything of an answer's body came.
         """
         session = self._session = self._session or self._new_session()
-        self._sent.reset()
+        self._exchange.reset()
         try:
             with session.post(
                 self.url,
@@ -100,12 +127,14 @@ class Endpoint:
                 allow_redirects=False,
                 stream=True,
             ) as response:
+                answer, problem = _body(response, self._exchange)
                 return RawAnswer(
                     response.status_code,
                     response.headers.get("Content-Type", ""),
-                    _bounded_body(response),
+                    answer,
                     response.headers.get("Date", ""),
                     response.headers.get("Retry-After", ""),
+                    problem,
                 )
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as exc:
             raise self._translated(exc) from exc
@@ -118,7 +147,7 @@ class Endpoint:
             OutcomeUncertain: the connection was cut after the handshake.
         """
         address = urllib3.util.parse_url(self.url)
-        self._sent.reset()
+        self._exchange.reset()
         connection = http.client.HTTPSConnection(
             address.host or "",
             address.port,
@@ -143,13 +172,13 @@ class Endpoint:
         session = requests.Session()
         session.trust_env = False
         session.headers["User-Agent"] = f"varmenne/{__version__}"
-        session.mount("https://", _Adapter(tls_context(self.settings.ca_file), self._sent))
+        session.mount("https://", _Adapter(tls_context(self.settings.ca_file), self._exchange, self.settings))
         return session
 
     def _translated(self, exc: Exception) -> ServiceUnreachable | OutcomeUncertain:
         """Say what a failure means: the only question is whether a byte of the request may have left."""
         reason = _reason(exc)
-        if self._sent.bytes_handed_over == 0:
+        if self._exchange.bytes_handed_over == 0:
             return ServiceUnreachable(
                 f"The certificate service at {self.url} could not be reached",
                 why=reason,
@@ -160,7 +189,7 @@ class Endpoint:
             "The connection failed after the request, or a part of it, had been sent",
             why=reason,
             url=self.url,
-            bytes_sent=self._sent.bytes_handed_over,
+            bytes_sent=self._exchange.bytes_handed_over,
         )
 
 
@@ -175,62 +204,85 @@ def tls_context(ca_file: str) -> ssl.SSLContext:
 
 
 class _Adapter(HTTPAdapter):
-    """Gives every connection our TLS context and our counter, and never retries."""
+    """Gives every connection our TLS context, our counter and our deadline, and never retries."""
 
-    def __init__(self, context: ssl.SSLContext, sent: Sent) -> None:
+    def __init__(self, context: ssl.SSLContext, exchange: Exchange, settings: ServiceSettings) -> None:
         self._context = context
-        self._sent = sent
+        self._exchange = exchange
+        self._silence_seconds = settings.read_timeout_seconds
         super().__init__(max_retries=0)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        """Make the pool, with connections that count."""
-        super().init_poolmanager(*args, ssl_context=self._context, **kwargs)
-        sent = self._sent
+        """Make the pool, with connections that count and sockets that mind the deadline."""
+        exchange, silence_seconds = self._exchange, self._silence_seconds
+
+        class Socket(ssl.SSLSocket):
+            """Waits no longer than to the deadline; a timeout for each read alone could be stretched without end."""
+
+            def recv_into(self, *args: Any, **kwargs: Any) -> int:
+                if exchange.deadline != math.inf:
+                    left = exchange.deadline - time.monotonic()
+                    if left <= 0:
+                        raise TimeoutError("the answer took too long")
+                    self.settimeout(min(silence_seconds, left))
+                return super().recv_into(*args, **kwargs)
 
         class Connection(HTTPSConnection):
-            """Counts the bytes of requests that reach the socket."""
+            """Counts the bytes of requests that reach the socket, and times their answers."""
 
             def send(self, data: Any) -> None:
                 if self.sock is None:
                     self.connect()
-                sent.bytes_handed_over += len(data)
+                exchange.bytes_handed_over += len(data)
                 super().send(data)
+
+            def getresponse(self) -> urllib3.response.HTTPResponse:
+                exchange.deadline = time.monotonic() + SILENCES * silence_seconds
+                return super().getresponse()
 
         class Pool(HTTPSConnectionPool):
             """A pool of such connections."""
 
             ConnectionCls = Connection
 
+        self._context.sslsocket_class = Socket
+        super().init_poolmanager(*args, ssl_context=self._context, **kwargs)
         self.poolmanager.pool_classes_by_scheme = {"https": Pool}
 
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
         """Leave certificate checking to the context, which always does it."""
 
 
-def _bounded_body(response: requests.Response) -> bytes:
-    """Read the body up to the limit, inflating gzip where the server used it.
+def _body(response: requests.Response, exchange: Exchange) -> tuple[bytes, str]:
+    """Read the body up to the limits, and return what came of it, and what is wrong with it.
 
-    The inflating is our own, step by step: the library's would inflate a whole chunk, and layer upon layer, before
-    anybody could look at the size.
+    gzip is inflated here, step by step: the library would inflate a whole chunk, and layer upon layer, before anybody
+    could look at the size.
+
+    Raises:
+        urllib3.exceptions.HTTPError, OSError: the connection failed, and nothing had come.
     """
     coding = response.headers.get("Content-Encoding", "identity").strip().lower()
+    problem = ""
     if coding not in {"identity", "gzip", "x-gzip", ""}:
-        raise VerificationError(
-            "The answer is coded in a way that was not asked for", check="encoding", why=f"Content-Encoding {coding!r}"
-        )
-    inflater = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS) if "gzip" in coding else None
+        problem = f"coded in a way that was not asked for, {coding!r}"
+    inflater = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS) if "gzip" in coding and not problem else None
     body = bytearray()
-    for chunk in response.raw.stream(16 * 1024, decode_content=False):
-        room = MAX_BODY_BYTES + 1 - len(body)
-        try:
-            body += inflater.decompress(chunk, room) if inflater else chunk
-        except zlib.error as exc:
-            raise VerificationError("The answer's compression is broken", check="encoding", why=str(exc)) from exc
-        if len(body) > MAX_BODY_BYTES:
-            raise VerificationError(
-                "The answer is too large", check="size", why=f"more than {MAX_BODY_BYTES} bytes; nothing of it was read"
-            )
-    return bytes(body)
+    try:
+        while chunk := response.raw.read1(CHUNK_BYTES, decode_content=False):
+            room = MAX_BODY_BYTES + 1 - len(body)
+            body += inflater.decompress(chunk, room) if inflater else chunk[:room]
+            if len(body) > MAX_BODY_BYTES:
+                return bytes(body), problem or f"larger than {MAX_BODY_BYTES} bytes"
+    except zlib.error as exc:
+        return bytes(body), f"its compression is broken: {exc}"
+    except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as exc:
+        if not body:
+            raise
+        return bytes(body), "too slow" if exchange.is_late else f"cut off: {_reason(exc)}"
+    if inflater and body and not inflater.eof:
+        problem = "cut off: its compression has no end"
+    return bytes(body), problem
 
 
 def _reason(exc: BaseException) -> str:
