@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import contextlib
 import gzip
 import socket
@@ -11,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
 
 import msgspec

@@ -236,7 +236,7 @@ class _Adapter(HTTPAdapter):
                 exchange.bytes_handed_over += len(data)
                 super().send(data)
 
-            def getresponse(self) -> urllib3.response.HTTPResponse:
+            def getresponse(self) -> Any:
                 exchange.deadline = time.monotonic() + SILENCES * silence_seconds
                 return super().getresponse()
 
