@@ -25,7 +25,9 @@ Text = Annotated[str, msgspec.Meta(min_length=1)]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 SOURCE_PATTERN = r"^(prompt|file:.+|fd:[0-9]+|credential:[A-Za-z0-9_.-]+|env:[A-Za-z_][A-Za-z0-9_]*)$"
 SecretSource = Annotated[str, msgspec.Meta(pattern=SOURCE_PATTERN)]
-Fingerprint = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
+FINGERPRINT_PATTERN = r"^[0-9a-f]{64}$"
+Fingerprint = Annotated[str, msgspec.Meta(pattern=FINGERPRINT_PATTERN)]
+ADDRESS_PATTERN = r"^https?://"
 
 
 class TokenSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -109,8 +111,9 @@ class TrustSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         str,
         msgspec.Meta(
             pattern=r"^(off|soft|hard)$",
-            description="What happens before publishing if nobody knows whether a new certificate is revoked: `soft` "
-            "warns, `hard` waits until it is known, `off` does not look. A revoked one is refused by both.",
+            description="`soft`, `hard` or `off`: what happens before publishing if nobody knows whether a new "
+            "certificate is revoked. `soft` warns, `hard` waits until it is known, `off` does not look. A revoked one "
+            "is refused by `soft` and `hard`.",
         ),
     ] = "soft"
     revocation_timeout_seconds: Annotated[
@@ -120,8 +123,8 @@ class TrustSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         str,
         msgspec.Meta(
             pattern=r"^(warn|refuse)$",
-            description="What happens if the subject of a new certificate does not hold the customer ID. The service "
-            "does not promise where it puts it, so `warn` is the default.",
+            description="`warn` or `refuse`: what happens if the subject of a new certificate does not hold the "
+            "customer ID. The service does not promise where it puts it, so `warn` is the default.",
         ),
     ] = "warn"
 
@@ -190,7 +193,7 @@ class LoginSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 class VaultSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where certificates are published."""
 
-    address: Annotated[Text, msgspec.Meta(pattern=r"^https?://", description="URL of Vault or OpenBao.")]
+    address: Annotated[Text, msgspec.Meta(pattern=ADDRESS_PATTERN, description="URL of Vault or OpenBao.")]
     ca_file: Annotated[
         str, msgspec.Meta(description="PEM file of the CA of Vault's TLS certificate. Empty means the system's.")
     ] = ""
@@ -332,10 +335,23 @@ def load_settings(path: Path) -> Settings:
         ConfigError: unreadable, not TOML, an unknown key (the nearest right one is named), a missing or wrong value.
     """
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except OSError as exc:
         raise ConfigError(f"The settings file {path} cannot be read", why=exc.strerror or str(exc)) from exc
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+    except UnicodeDecodeError as exc:
+        raise ConfigError(f"The settings file {path} is not valid TOML", why=str(exc)) from exc
+    return parse_settings(text, path)
+
+
+def parse_settings(text: str, path: Path) -> Settings:
+    """Check a settings file's text, which need not be in the file yet.
+
+    Raises:
+        ConfigError: not TOML, an unknown key (the nearest right one is named), a missing or wrong value.
+    """
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as exc:
         raise ConfigError(f"The settings file {path} is not valid TOML", why=str(exc)) from exc
     _refuse_unknown(document, Settings, (), path)
     _resolve(document, path.resolve().parent)
@@ -343,6 +359,18 @@ def load_settings(path: Path) -> Settings:
         return msgspec.convert(document, Settings)
     except msgspec.ValidationError as exc:
         raise ConfigError(f"The settings file {path} has a wrong value", why=_in_toml_words(str(exc))) from exc
+
+
+def why_wrong(keys: tuple[str, ...], value: object) -> str:
+    """Say why one setting cannot have a value; nothing if it can."""
+    kind: Any = Settings
+    for key in keys:
+        kind = next(field.type for field in msgspec.structs.fields(kind) if field.name == key)
+    try:
+        msgspec.convert(value, kind)
+    except msgspec.ValidationError as exc:
+        return _in_toml_words(str(exc))
+    return ""
 
 
 def _refuse_unknown(table: dict[str, Any], struct: type[msgspec.Struct], where: tuple[str, ...], path: Path) -> None:
@@ -379,5 +407,15 @@ def _in_toml_words(message: str) -> str:
         f"Expected `str` matching regex {SOURCE_PATTERN!r}",
         "the source of a secret is prompt, file:PATH, fd:NUMBER, credential:NAME or env:NAME, never the secret itself",
     )
+    message = message.replace(
+        f"Expected `str` matching regex {ADDRESS_PATTERN!r}", "an address begins with https:// or http://"
+    )
+    message = message.replace(
+        f"Expected `str` matching regex {FINGERPRINT_PATTERN!r}", "it has 64 small hexadecimal digits"
+    )
+    message = re.sub(
+        r"Expected `str` matching regex '\^\(([a-z|-]+)\)\$'", lambda m: f"it is {m[1].replace('|', ' or ')}", message
+    )
+    message = message.replace("Expected `str` of length >= 1", "it may not be empty")
     message = re.sub(r" - at `\$\.?([^`]*)`", lambda m: f" (at {m[1]})" if m[1] else "", message)
     return message.replace("Object missing required field", "missing setting").replace("`", "'")

@@ -13,7 +13,7 @@ import tomlkit
 from tomlkit.items import Table
 
 from varmenne.errors import ConfigError
-from varmenne.settings import Settings, load_settings
+from varmenne.settings import Settings, parse_settings
 from varmenne.settings_reference import tables
 
 Keys = tuple[str, ...]
@@ -48,6 +48,7 @@ def write_checked(path: Path, text: str) -> Settings:
     Raises:
         ConfigError: a value is wrong, or the file cannot be written; then the old file stays as it is.
     """
+    settings = parse_settings(text, path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(
@@ -60,12 +61,11 @@ def write_checked(path: Path, text: str) -> Settings:
     except OSError as exc:
         raise ConfigError(f"The settings file {path} cannot be written", why=exc.strerror or str(exc)) from exc
     try:
-        settings = load_settings(new)
         new.chmod(0o644)  # It names the sources of secrets and holds none.
         new.replace(path)
-    except BaseException:
+    except OSError as exc:
         new.unlink(missing_ok=True)
-        raise
+        raise ConfigError(f"The settings file {path} cannot be written", why=exc.strerror or str(exc)) from exc
     return settings
 
 

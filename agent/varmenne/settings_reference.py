@@ -39,7 +39,7 @@ class Table:
     settings: tuple[Setting, ...]
 
 
-KINDS: dict[object, str] = {str: "text", float: "number", bool: "true or false", dict: "table of texts"}
+KINDS: dict[object, str] = {str: "text", float: "number", int: "number", bool: "true or false", dict: "table of texts"}
 
 
 def tables(struct: type[msgspec.Struct] = Settings, path: tuple[str, ...] = ()) -> Iterator[Table]:
