@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 from typing import TYPE_CHECKING, Any
@@ -11,11 +12,13 @@ import pytest
 
 from harness.softhsm import softhsm_module
 from harness.stage import CUSTOMER, Result, Stage
+from varmenne.enrollment import pull as use_case
 from varmenne.token import create_softhsm_token
 from varmenne.vault.record import DIGEST
 from varmenne.vault.store import digest_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 FILES = ("certificate.pem", "chain.pem", "fullchain.pem", "key-ref")
@@ -176,6 +179,42 @@ def test_a_certificate_whose_key_is_not_here_is_refused(stage: Stage, tmp_path: 
     assert pull(stage, tmp_path / "tls", "--no-key").code == 0
 
 
+def test_a_revoked_certificate_is_not_put_into_files(stage: Stage, tmp_path: Path) -> None:
+    """What was revoked after it was published is refused, and what is here stays as it was."""
+    enroll(stage)
+    assert pull(stage, tmp_path / "tls").code == 0
+    before = contents(tmp_path / "tls")
+    [row] = stage.rows()
+    assert row.serial_number is not None
+    stage.bench.state.revoke(int(row.serial_number.replace(":", ""), 16))
+    for kept in (stage.state_dir / "crl").glob("*.crl"):
+        kept.unlink()
+    for to in (tmp_path / "tls", tmp_path / "other"):
+        done = pull(stage, to)
+        assert done.code == 10
+        assert "revoked" in done.err
+    assert contents(tmp_path / "tls") == before
+    assert not (tmp_path / "other").exists()
+    assert reloads(stage) == 1
+    stage.configure(trust={"revocation": "off"})
+    assert pull(stage, tmp_path / "other").code == 0
+
+
+def test_a_subject_without_the_customer_is_refused_if_the_settings_say_so(stage: Stage, tmp_path: Path) -> None:
+    """The rule of `enroll` holds here too: by default it is a warning."""
+    stage.bench.state.fault("another-customer", count=1)
+    enroll(stage)
+    stage.configure(trust={"subject": "refuse"})
+    done = pull(stage, tmp_path / "tls")
+    assert done.code == 10
+    assert "does not hold the customer ID" in done.err
+    assert not (tmp_path / "tls").exists()
+    stage.configure()
+    done = pull(stage, tmp_path / "tls")
+    assert done.code == 0
+    assert "does not hold the customer ID" in done.err
+
+
 def test_nothing_published_is_told(stage: Stage, tmp_path: Path) -> None:
     """The path is named, and no folder is made."""
     done = pull(stage, tmp_path / "tls")
@@ -193,6 +232,34 @@ def test_pulls_at_the_same_time_leave_whole_files(stage: Stage, tmp_path: Path) 
     assert sorted(result["changed"] for result in results) == [False, False, True]
     assert sum(result["reloaded"] for result in results) == 1
     assert set(contents(tmp_path / "tls")) == set(FILES)
+
+
+def test_a_pull_that_had_to_wait_looks_again_at_what_is_here(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A record that was read before a newer one came does not replace the files of that one."""
+    enroll(stage)
+    [row] = stage.rows()
+    alone = use_case._alone
+    pulled: list[dict[str, str]] = []
+
+    @contextlib.contextmanager
+    def later(folder: Path) -> Iterator[None]:
+        monkeypatch.setattr(use_case, "_alone", alone)
+        newest = row
+        while newest.not_before == row.not_before:  # In another second.
+            enroll(stage, "--replaces", newest.id)
+            newest = max(stage.rows(), key=lambda one: one.generation)
+        assert pull(stage, folder).code == 0
+        pulled.append(contents(folder))
+        with alone(folder):
+            yield
+
+    monkeypatch.setattr(use_case, "_alone", later)
+    done = pull(stage, tmp_path / "tls")
+    assert done.code == 10
+    assert "older than the one that is here" in done.err
+    assert [contents(tmp_path / "tls")] == pulled
 
 
 def test_a_folder_that_cannot_be_written_is_told(stage: Stage, tmp_path: Path) -> None:

@@ -21,9 +21,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from varmenne.enrollment import facts
+from varmenne.enrollment import facts, revoked
 from varmenne.errors import InputError, NotFinished, VaultError, VerificationError
-from varmenne.service.certificates import verify_certificate
+from varmenne.service.certificates import SubjectPolicy, verify_certificate
 
 if TYPE_CHECKING:
     from varmenne.domain.identifiers import Channel, CustomerId
@@ -79,10 +79,11 @@ def pull(
 
     Raises:
         VaultError: Vault cannot be asked, or nothing is published.
-        VerificationError: the record contradicts itself, is another customer's, is not trusted, is older than what is
-            here, or the local token has another key or none. Nothing was changed.
+        VerificationError: the record contradicts itself, is another customer's, is not trusted or revoked, is older
+            than what is here, or the local token has another key or none. Nothing was changed.
         InputError: the folder cannot be written.
-        NotFinished: the files are in place, but the reload command failed: the next pull runs it again.
+        NotFinished: the files are in place, but the reload command failed: the next pull runs it again; or the
+            settings demand to know that the certificate is not revoked, and it is not known: nothing was changed.
     """
     where = facts.place(parts.settings, customer, channel)
     published = parts.store.read(where)
@@ -93,8 +94,8 @@ def pull(
         )
     record = published.data
     _verify(parts, progress, customer, channel, record, with_key=with_key)
-    _refuse_older(folder, record)
     with _alone(folder):
+        _refuse_older(folder, record)
         try:
             changed = _put(folder, _files(record), note=bool(reload))
         except OSError as exc:
@@ -130,8 +131,15 @@ def _verify(
                 else f"no key has the CKA_ID {leaf.key_id.hex()}",
                 next_step="A host without the token gives --no-key. Else: was the token replaced, or the record?",
             )
-    issued = verify_certificate(leaf.der, public_key=public_key, customer=customer, trust=parts.trust(), at=parts.now)
-    for warning in issued.warnings:
+    issued = verify_certificate(
+        leaf.der,
+        public_key=public_key,
+        customer=customer,
+        trust=parts.trust(),
+        at=parts.now,
+        subject=SubjectPolicy(parts.settings.trust.subject),
+    )
+    for warning in (*issued.warnings, *revoked.look_up(parts, [issued.certificate, *issued.chain])):
         progress.warns(warning)
 
 
