@@ -266,3 +266,19 @@ def test_nothing_leaks(kept: Kept, tmp_path: Path, source: str) -> None:
     assert any(b"varmenne.token.worker" in command for command in watcher.commands)
     assert customer.encode() in places["audit log"]
     assert order["transfer_id"].encode() not in places["state"] + places["output"] + places["audit log"]
+
+
+def test_the_way_on_can_be_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command that is named to go on is the short one only where a shell finds this very program by it."""
+    from varmenne.cli.demo import this_command
+
+    program = tmp_path / "my programs" / "varmenne"
+    program.parent.mkdir()
+    program.touch(mode=0o755)
+    monkeypatch.setattr(sys, "argv", [str(program), "demo"])
+    monkeypatch.setenv("PATH", "/usr/bin")
+    assert this_command() == f"'{program}'"
+    monkeypatch.setenv("PATH", str(program.parent))
+    assert this_command() == "varmenne"
+    monkeypatch.setattr(sys, "argv", ["-m", "demo"])
+    assert this_command().endswith(" -m varmenne")

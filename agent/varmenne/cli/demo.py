@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
+import shutil
+import sys
 import tempfile
 import time
 from contextlib import ExitStack
@@ -50,6 +53,7 @@ def demo(app: App, *, keep: Path | None) -> None:
         else:
             refuse_used(keep)
             folder = keep
+        app.if_interrupted = "Nothing is left of the demonstration." if keep is None else f"What was made is in {keep}."
         teller = Teller(app)
         teller.begins("Start a SoftHSM token, an OpenBao server and the test bench")
         stage = stack.enter_context(Stage(folder, keep=keep is not None))
@@ -59,8 +63,19 @@ def demo(app: App, *, keep: Path | None) -> None:
     text = f"\nDone in {result['seconds']} s."
     if keep is not None:
         text += f"\n\nEverything is kept in {folder}. To go on:\n\n  {folder}/start &"
-        text += f"\n  export VARMENNE_CONFIG={folder}/varmenne.toml\n  varmenne list"
+        text += f"\n  export VARMENNE_CONFIG={folder}/varmenne.toml\n  {this_command()} list"
     app.emit(result, text)
+
+
+def this_command() -> str:
+    """Return what a person types to run this very program again: its name if the shell finds it by that."""
+    program = Path(sys.argv[0]).absolute()
+    if program.name != "varmenne":
+        return f"{shlex.quote(sys.executable)} -m varmenne"
+    found = shutil.which("varmenne")
+    if found is not None and Path(found).resolve() == program.resolve():
+        return "varmenne"
+    return shlex.quote(str(program))
 
 
 def _show(app: App, stage: Stage, teller: Teller) -> dict[str, object]:
