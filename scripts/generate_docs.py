@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -16,6 +17,9 @@ from varmenne.errors import family
 from varmenne.settings_reference import tables
 
 NOTE = "<!-- Written by scripts/docs from the code. Change the code, then run it again. -->\n\n"
+PAGE_COLUMNS = 100
+MANUAL_COLUMNS = 73
+"""man(1) indents text by seven columns, in a terminal of 80."""
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -88,27 +92,28 @@ def edges() -> Iterator[str]:
         yield from (f"{source} --> {target}: by order" for target in sorted(targets))
 
 
-def walk() -> Iterator[tuple[click.Context, click.Command]]:
-    """Yield every command with its context, groups before their members."""
-    root = click.Context(program, info_name="varmenne", obj=App(), max_content_width=100, terminal_width=100)
+def walk(width: int) -> Iterator[tuple[click.Context, click.Command]]:
+    """Yield every command with its context, groups before their members; help is folded at a width."""
+    options: dict[str, Any] = {"max_content_width": width, "terminal_width": width}
+    root = click.Context(program, info_name="varmenne", obj=App(), help_option_names=["-h", "--help"], **options)
     yield root, program
     for name in COMMANDS:
         command = program.get_command(root, name)
         if command is None:
             continue
-        context = click.Context(command, info_name=name, parent=root, max_content_width=100, terminal_width=100)
+        context = click.Context(command, info_name=name, parent=root, **options)
         yield context, command
         if isinstance(command, click.Group):
             for member in command.list_commands(context):
                 inner = command.get_command(context, member)
                 if inner is not None:
-                    yield click.Context(inner, info_name=member, parent=context, terminal_width=100), inner
+                    yield click.Context(inner, info_name=member, parent=context, **options), inner
 
 
 def commands() -> str:
     """Return the help of every command, as the program prints it."""
     text = NOTE + "# Commands\n"
-    for context, command in walk():
+    for context, command in walk(PAGE_COLUMNS):
         depth = "##" if context.command_path.count(" ") < 2 else "###"
         text += f"\n{depth} `{context.command_path}`\n\n```\n{command.get_help(context).strip()}\n```\n"
     return text
@@ -121,7 +126,7 @@ def manual() -> str:
         ".SH NAME\nvarmenne \\- certificates of the Finnish Tax Administration, with keys that stay in their token\n"
     )
     text += ".SH SYNOPSIS\n.B varmenne\n[\\fIOPTIONS\\fR] \\fICOMMAND\\fR [\\fIARGS\\fR]...\n.SH DESCRIPTION\n"
-    for context, command in walk():
+    for context, command in walk(MANUAL_COLUMNS):
         if command is not program:
             text += f".SH {_troff(context.command_path.upper())}\n"
         text += f".nf\n{_troff(command.get_help(context).strip())}\n.fi\n"
@@ -130,8 +135,17 @@ def manual() -> str:
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if len(cells) == 2 and cells[0].isdigit():
             text += f".TP\n{cells[0]}\n{_troff(cells[1])}\n"
+    text += ".SH ENVIRONMENT\n"
+    for name, meaning in ENVIRONMENT:
+        text += f".TP\n.B {name}\n{_troff(meaning)}\n"
     text += ".SH FILES\n./varmenne.toml, ~/.config/varmenne/varmenne.toml, /etc/varmenne/varmenne.toml\n"
     return text
+
+
+ENVIRONMENT = (
+    ("VARMENNE_CONFIG", "The settings file, where --config names none."),
+    ("NO_COLOR", "If it is set to anything, print without colours, as --no-color does."),
+)
 
 
 def _troff(text: str) -> str:
