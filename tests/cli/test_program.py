@@ -52,6 +52,13 @@ def test_help_has_examples_and_fits(words: tuple[str, ...]) -> None:
     assert run_main(*words, "-h").out == result.out
 
 
+@pytest.mark.parametrize("words", [(), ("list",), ("trust",), ("trust", "import")], ids=" ".join)
+def test_help_as_a_word(words: tuple[str, ...]) -> None:
+    """Who types `help` first, as with other programs, gets what --help shows."""
+    assert run_main("help", *words) == run_main(*words, "--help")
+    assert run_main("help", "lst").code == 2
+
+
 @pytest.mark.parametrize("words", [words for words in ALL if words], ids=" ".join)
 def test_examples_are_valid_command_lines(words: tuple[str, ...]) -> None:
     """Each example of a command's help parses: it names commands and options that there are."""

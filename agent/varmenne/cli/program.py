@@ -77,7 +77,12 @@ class Program(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command that the first word names, or suggest the nearest one."""
+        """Find the command that the first word names, or suggest the nearest one; `help` in front is --help behind."""
+        if args[:1] == ["help"]:
+            if not args[1:]:
+                click.echo(ctx.get_help(), color=ctx.color)
+                ctx.exit()
+            args = [*args[1:], "--help"]
         if args and not args[0].startswith("-") and args[0] not in COMMANDS:
             import difflib
 
