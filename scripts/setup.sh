@@ -216,7 +216,7 @@ varmenne_may_write() {
 varmenne_setup() {
     # Before anything is installed or removed: a checkout may be somebody else's.
     if ! varmenne_venv_ready "$1" && ! varmenne_may_write; then
-        varmenne_die "$(id -un) may not write $root; make a checkout of your own, or let its owner run this first."
+        varmenne_die "the user $(id -un) may not write $root; make a checkout of your own, or let its owner run this first."
     fi
     missing=$(varmenne_missing_packages "$1")
     # Debian's Python is asked for only where no other will do.
