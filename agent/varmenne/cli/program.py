@@ -130,6 +130,10 @@ def main() -> NoReturn:
             sys.stdout.flush()
     except OSError as exc:
         code = _output_lost(app, exc)
+    try:
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        _mute(2)  # Words that could not be written must not turn into an exit code of Python's own when it ends.
     sys.exit(code)
 
 
@@ -179,13 +183,18 @@ def _came_from_printing(exc: OSError) -> bool:
 def _output_lost(app: App, exc: OSError) -> int:
     """Say that standard output cannot be written, unless its reader went away on purpose; return the exit code."""
     # What is still buffered would fail once more when Python ends.
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    _mute(1)
     if isinstance(exc, BrokenPipeError):
         return PIPE_CLOSED
     app.say(f"{click.style('Error:', fg='red')} Standard output could not be written: {exc.strerror}.")
     app.say("  Next: What was done is done; look with `varmenne list`, and give the output room.")
     return OUTPUT_LOST
+
+
+def _mute(descriptor: int) -> None:
+    """Let what is still written to a descriptor go nowhere."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 
 
 def _defect(exc: Exception) -> VarmenneError:
