@@ -1,4 +1,4 @@
-"""Looks a certificate up in its CA's list, as strictly as the settings say: before it is published or put into files."""
+"""Looks a certificate up in its CA's list, as strictly as the settings say: before it is published or put in files."""
 
 from __future__ import annotations
 

@@ -31,8 +31,8 @@ from varmenne.journal.sent import KEPT_FOR, SentRecord
 from varmenne.journal.upgrade import bring_up_to_date
 from varmenne.settings import JournalSettings
 
-MAX_ANSWER_BYTES = 256 * 1024
-"""Largest answer that is kept; the transport reads no more than this either."""
+MAX_ANSWER_BYTES = 256 * 1024 + 1
+"""So much of an answer is kept, as much as the transport reads: a byte more than is verified, which tells its size."""
 
 _COLUMNS = {field.name for field in dataclasses.fields(Enrollment)}
 
