@@ -57,11 +57,11 @@ def settings_of(state_dir: Path) -> Settings:
 def step(state_dir: Path) -> None:
     """Compare a walk of the engine, whose acts do nothing, with transactions that do the same writes."""
     idle = {name: _outcome_of(name) for name in acts.ACTS}
-    intents = dict.fromkeys(acts.INTENTS, lambda _work, _row: {"csr": "CSR"})
+    intents = dict.fromkeys(acts.BEFOREHAND, lambda _work, _row: {"csr": "CSR"})
     with (
         Parts(settings_of(state_dir)) as parts,
         mock.patch.dict(acts.ACTS, idle),
-        mock.patch.dict(acts.INTENTS, intents),
+        mock.patch.dict(acts.BEFOREHAND, intents),
         contextlib.closing(_bare(state_dir)) as bare,
     ):
         work = Work(parts)

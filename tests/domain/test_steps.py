@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from varmenne.domain.steps import BY_ORDER, ENDED, STEPS, Method, State, StepName, allowed, step_from
-from varmenne.enrollment.acts import ACTS, INTENTS
+from varmenne.enrollment.acts import ACTS, BEFOREHAND
 
 FINAL = ENDED - {State.ACTIVE, State.REJECTED}
 """Ends that nothing leads away from, not even an order."""
@@ -49,7 +49,7 @@ def test_every_step_has_an_act_and_every_act_a_step() -> None:
 def test_steps_with_an_intent_are_those_that_cannot_be_repeated() -> None:
     """An intent belongs to exactly the steps that must not be repeated blindly, and has something to be done first."""
     with_intent = {step.name for step in STEPS.values() if step.intent is not None}
-    assert with_intent == {step.name for step in STEPS.values() if not step.repeatable} == set(INTENTS)
+    assert with_intent == {step.name for step in STEPS.values() if not step.repeatable} == set(BEFOREHAND)
     assert all(step.intent in STEPS for step in STEPS.values() if step.intent is not None)
 
 

@@ -121,13 +121,12 @@ def test_test_settings_do_not_touch_production(stage: Stage) -> None:
     stage.configure(environment="production")
     with stage.parts() as parts:
         assert unfinished(parts) == ()
-        for act in (
-            lambda: go_on(parts, Listener(), row, credentials=stage.credentials(order), wait=WAIT),
-            lambda: resolve.resend(parts, Listener(), row, stage.credentials(order), wait=WAIT),
-            lambda: resolve.abandon(parts, Listener(), row),
-        ):
-            with pytest.raises(StateError, match="of the test environment"):
-                act()
+        with pytest.raises(StateError, match="of the test environment"):
+            go_on(parts, Listener(), row, credentials=stage.credentials(order), wait=WAIT)
+        with pytest.raises(StateError, match="of the test environment"):
+            resolve.resend(parts, Listener(), row, stage.credentials(order), wait=WAIT)
+        with pytest.raises(StateError, match="of the test environment"):
+            resolve.abandon(parts, Listener(), row)
         assert parts.journal.get(row.id) == row
     assert stage.sent(order.transfer_id) == 1
 

@@ -77,7 +77,7 @@ def _set_trap(place: str) -> None:
         _wrap(Journal, "commit", when, lambda _self, row, _now, to, **_: (row.state, to) == (source, target))
     else:
         effect, step = what.removeprefix("the ").split(" in ")
-        present = _follow_steps(acts.ACTS, acts.INTENTS)
+        present = _follow_steps(acts.ACTS, acts.BEFOREHAND)
         for module, owner, method in EFFECTS[effect]:
             _wrap(getattr(importlib.import_module(module), owner), method, when, lambda *_, **__: step in present)
 

@@ -9,6 +9,7 @@ import click
 
 from varmenne.cli.common import EXAMPLE, App, common_options
 from varmenne.cli.options import one_of
+from varmenne.domain.forms import iso
 from varmenne.domain.identifiers import enrollment_id
 from varmenne.domain.steps import Method, State, StepName, step_from
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 def _time(moment: datetime | None) -> str | None:
     """Write a moment as ISO 8601 in UTC, to the second."""
-    return None if moment is None else f"{moment:%Y-%m-%dT%H:%M:%SZ}"
+    return None if moment is None else iso(moment)
 
 
 def summary(row: Enrollment) -> dict[str, object]:

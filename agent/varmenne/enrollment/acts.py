@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from varmenne.csr import build_csr, to_pem
 from varmenne.domain.enrollment import Enrollment, Event, StoredAnswer
+from varmenne.domain.forms import colon_hex
 from varmenne.domain.identifiers import retrieval_id
 from varmenne.domain.steps import KNOWN_ANSWER, NOT_SENT, State, StepName
 from varmenne.enrollment import facts
@@ -275,7 +276,7 @@ def issued(work: Work, row: Enrollment, certificate: bytes) -> Outcome:
     )
     for warning in found.warnings:
         work.warn(warning)
-    serial = facts.colon_hex(found.serial_number)
+    serial = colon_hex(found.serial_number)
     return Outcome(
         State.ISSUED,
         changes={
@@ -378,5 +379,5 @@ ACTS: dict[StepName, Callable[[Work, Enrollment], Outcome]] = {
     StepName.ACTIVATE: activate,
 }
 
-INTENTS: dict[StepName, Callable[[Work, Enrollment], dict[str, Any]]] = {StepName.SUBMIT: sign_csr}
+BEFOREHAND: dict[StepName, Callable[[Work, Enrollment], dict[str, Any]]] = {StepName.SUBMIT: sign_csr}
 """For steps with an intent: what is done, and then committed with the intent, before the act itself."""

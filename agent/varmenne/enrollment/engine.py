@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from varmenne.domain.enrollment import Enrollment
 from varmenne.domain.steps import ENDED, KNOWN_ANSWER, State, Step, step_from
 from varmenne.enrollment import facts
-from varmenne.enrollment.acts import ACTS, INTENTS, Outcome, Work
+from varmenne.enrollment.acts import ACTS, BEFOREHAND, Outcome, Work
 from varmenne.errors import NotFinished, StateError, Transient, VarmenneError
 from varmenne.service.interface import Operation
 
@@ -131,7 +131,7 @@ class Engine:
         while (step := next_step(self._row)) is not None:
             self._progress.begins(step.doing)
             if step.intent is not None:
-                changes = INTENTS[step.name](self._work, self._row)
+                changes = BEFOREHAND[step.name](self._work, self._row)
                 self._commit(step.name, step.intent, changes, self._before_sending())
             self._act(step, until)
 

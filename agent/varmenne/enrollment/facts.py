@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from varmenne.domain.enrollment import Enrollment
+from varmenne.domain.forms import iso
 from varmenne.domain.identifiers import Channel, CustomerId
 from varmenne.domain.keys import KeyFacts, TokenIdentity
 from varmenne.domain.pkcs11_uri import pkcs11_uri
@@ -39,11 +40,6 @@ def pem_to_der(text: str) -> bytes:
     return der
 
 
-def colon_hex(number: int) -> str:
-    """Write a serial number as Vault's PKI does: pairs of lower-case hexadecimal digits with colons."""
-    return number.to_bytes(max(1, (number.bit_length() + 7) // 8), "big").hex(":")
-
-
 def problem(error: VarmenneError) -> dict[str, str]:
     """Return an error's sentences for the journal."""
     return {"kind": type(error).__name__, "what": error.what, "why": error.why, "next_step": error.next_step}
@@ -69,11 +65,6 @@ def custody(key: KeyFacts, probe: tuple[datetime, bool, dict[str, Any]] | None) 
             "tries": {line["name"]: line["outcome"] for line in probe[2]["results"]},
         },
     }
-
-
-def iso(moment: datetime) -> str:
-    """Write a moment in UTC as ISO 8601 to the second."""
-    return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
 
 
 def identity(row: Enrollment) -> TokenIdentity:

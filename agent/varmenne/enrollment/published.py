@@ -12,6 +12,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from varmenne.domain.check import Check, Verdict
+from varmenne.domain.forms import iso
 from varmenne.domain.steps import State
 from varmenne.enrollment import facts
 from varmenne.vault.record import index_strings
@@ -52,7 +53,7 @@ def behind(parts: Parts, row: Enrollment) -> Behind | None:
     if found is None:
         return Behind(row, "its record is gone")
     record, known = found.data, row.vault_version or 0
-    begin = None if row.not_before is None else facts.iso(row.not_before)
+    begin = None if row.not_before is None else iso(row.not_before)
     if record.get("enrollment") != row.id:
         theirs = f"version {found.version} is of enrollment {record.get('enrollment')}"
         later = isinstance(record.get("not_before"), str) and begin is not None and record["not_before"] > begin

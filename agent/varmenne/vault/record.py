@@ -14,6 +14,7 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
+from varmenne.domain.forms import colon_hex, iso
 from varmenne.domain.identifiers import Channel, Environment
 from varmenne.domain.keys import KeyId, TokenIdentity
 from varmenne.domain.pkcs11_uri import attributes_of, refuse_pin
@@ -21,7 +22,6 @@ from varmenne.errors import InputError, VerificationError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from datetime import datetime
 
     from cryptography import x509
 
@@ -93,9 +93,9 @@ def build_record(
         "issuing_ca": _pem(issuers[0]),
         "ca_chain": "\n".join(map(_pem, issuers)),
         "fullchain": "\n".join(map(_pem, [leaf, *(ca for ca in issuers if ca.subject != ca.issuer)])),
-        "serial_number": _serial_number(leaf),
-        "not_before": _iso(leaf.not_valid_before_utc),
-        "not_after": _iso(leaf.not_valid_after_utc),
+        "serial_number": colon_hex(leaf.serial_number),
+        "not_before": iso(leaf.not_valid_before_utc),
+        "not_after": iso(leaf.not_valid_after_utc),
         "fingerprint_sha256": hashlib.sha256(_der(leaf)).hexdigest(),
         "public_key_sha256": hashlib.sha256(_spki(leaf)).hexdigest(),
         "key_ref": key_ref,
@@ -173,19 +173,6 @@ def _spki(certificate: x509.Certificate) -> bytes:
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
     return certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-
-
-def _serial_number(certificate: x509.Certificate) -> str:
-    """Return the serial number as Vault's PKI writes it: bytes in lower-case hexadecimal, separated by colons."""
-    number = certificate.serial_number
-    return number.to_bytes(max(1, (number.bit_length() + 7) // 8)).hex(":")
-
-
-def _iso(moment: datetime) -> str:
-    """Return a moment in UTC as ISO 8601 to the second, with ``Z``; such texts sort as the moments do."""
-    from datetime import UTC
-
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 @dataclass(frozen=True, slots=True)
