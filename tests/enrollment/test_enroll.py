@@ -464,9 +464,26 @@ def test_two_begun_side_by_side_leave_one_current(stage: Stage) -> None:
             with pytest.raises(NotFinished):
                 enroll(parts, Listener(), order_for(), stage.credentials(order), wait=timedelta())
         stage.bench.state.clear_faults()
-        for row in parts.journal.list():
+        for row in sorted(parts.journal.list(), key=lambda row: row.created_at):
             assert go_on(parts, Listener(), row, wait=WAIT).state is State.ACTIVE
         assert sorted(row.state for row in parts.journal.list()) == [State.ACTIVE, State.SUPERSEDED]
         (current,) = parts.journal.current(row.environment, row.customer_id, row.channel)
     assert len(stage.versions()) == 2
     assert current.vault_version == 2
+
+
+def test_another_installations_certificate_is_replaced_by_name_only(stage: Stage) -> None:
+    """What Vault has from a journal that is not ours is not replaced by accident, and nothing is spent on it."""
+    with stage.parts() as parts:
+        theirs = enroll(parts, Listener(), order_for(), stage.credentials(stage.order()), wait=WAIT)
+    stage.configure(state_dir=str(stage.folder / "another-state"))
+    order = stage.order()
+    with stage.parts() as parts:
+        with pytest.raises(StateError, match="that this journal does not know") as caught:
+            enroll(parts, Listener(), order_for(), stage.credentials(order), wait=WAIT)
+        assert parts.journal.list() == ()
+        assert f"--replaces {theirs.id}" in caught.value.next_step
+        assert stage.sent(order.transfer_id) == 0
+        named = order_for(replaces=theirs.id)
+        ours = enroll(parts, Listener(), named, stage.credentials(order), wait=WAIT)
+    assert (ours.state, ours.vault_version) == (State.ACTIVE, 2)

@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from http import HTTPStatus
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from varmenne.csr import build_csr, to_pem
@@ -23,6 +22,7 @@ from varmenne.domain.identifiers import retrieval_id
 from varmenne.domain.steps import KNOWN_ANSWER, NOT_SENT, State, StepName
 from varmenne.enrollment import facts
 from varmenne.enrollment.preflight import probe_name
+from varmenne.enrollment.revoked import look_up
 from varmenne.errors import (
     ConfigError,
     InputError,
@@ -35,10 +35,9 @@ from varmenne.errors import (
     VerificationError,
 )
 from varmenne.service.answers import Answer, verify_answer
-from varmenne.service.certificates import IssuedCertificate, SubjectPolicy, verify_certificate, with_root
+from varmenne.service.certificates import IssuedCertificate, SubjectPolicy, verify_certificate
 from varmenne.service.error_codes import Kind, advice
 from varmenne.service.interface import Operation
-from varmenne.service.revocation import Policy, RevocationChecker, refuse_revoked
 from varmenne.vault.record import index_strings
 
 if TYPE_CHECKING:
@@ -147,8 +146,8 @@ def submit(work: Work, row: Enrollment) -> Outcome:
         )
     except (ServiceUnreachable, InputError, ConfigError) as exc:  # All of these come before the first byte.
         return work.not_sent(exc)
-    except (OutcomeUncertain, VerificationError) as exc:
-        return _uncertain(row, exc)  # An answer that is too large to be read was an answer all the same.
+    except OutcomeUncertain as exc:
+        return _uncertain(row, exc)
     stored = work.parts.journal.record_answer(
         row, work.parts.now, operation=Operation.SIGN_NEW, http_status=raw.status, body=raw.body
     )
@@ -244,8 +243,9 @@ def retrieve(work: Work, row: Enrollment) -> Outcome:
     try:
         answer = _verified(work, stored)
     except VerificationError as exc:
-        if exc.check in NO_ANSWER or raw.status != HTTPStatus.OK:
-            return _not_yet(row, max(again, _retry_after(raw.retry_after)), f"the service is disturbed: {exc.why}")
+        if raw.problem or exc.check in NO_ANSWER or raw.status != HTTPStatus.OK:
+            why = raw.problem or exc.why
+            return _not_yet(row, max(again, _retry_after(raw.retry_after)), f"the service is disturbed: {why}")
         raise
     told = advice(Operation.GET, answer.errors)
     if not answer.ok and told.kind is not Kind.TRY_AGAIN:
@@ -312,20 +312,6 @@ def _older_serials(work: Work, row: Enrollment) -> frozenset[int]:
     )
 
 
-def _refuse_revoked(work: Work, row: Enrollment) -> None:
-    """Look the certificate up in its CA's list before it is published; the settings say how strictly."""
-    settings = work.parts.settings
-    policy = Policy(settings.trust.revocation)
-    if policy is Policy.OFF:
-        return
-    checker = RevocationChecker(
-        Path(settings.state_dir) / "crl", settings.trust.revocation_timeout_seconds, settings.service.ca_file
-    )
-    own = [facts.pem_to_der(text) for text in facts.split_pem(f"{row.certificate or ''}{row.chain or ''}")]
-    for warning in refuse_revoked(with_root(own, work.parts.trust().chain), checker, policy, work.parts.now):
-        work.warn(warning)
-
-
 def _poll_delay(work: Work, row: Enrollment) -> timedelta:
     """Return the wait before the next getCertificate: growing, bounded, with jitter, so that clients spread out."""
     limits = work.parts.settings.service
@@ -349,7 +335,10 @@ def store(work: Work, row: Enrollment) -> Outcome:
     """Put the certificate beside its key in the token, then publish it in Vault. Both may be repeated."""
     if row.certificate is None:
         raise InputError(f"Enrollment {row.id} has no certificate yet")
-    _refuse_revoked(work, row)
+    for warning in look_up(
+        work.parts, [facts.pem_to_der(text) for text in facts.split_pem(f"{row.certificate}{row.chain or ''}")]
+    ):
+        work.warn(warning)
     work.parts.token.store_certificate(row.key_id, row.key_label, facts.pem_to_der(row.certificate))
     location = facts.place(work.parts.settings, row.customer_id, row.channel)
     record = facts.record(row)
