@@ -72,17 +72,18 @@ def _connection(url: str, limits: Limits, ca_file: str) -> tuple[http.client.HTT
 def _body(wire: socket.socket, response: http.client.HTTPResponse, url: str, limits: Limits, deadline: float) -> bytes:
     """Read the body within what is left of size and time; a server that drips is cut off too."""
     body = bytearray()
-    while True:
+    while not response.isclosed():  # From Python 3.13 on, the last byte closes the response, and its socket with it.
         left = deadline - time.monotonic()
         if left <= 0:
             raise _unreachable(url, f"it took longer than {limits.seconds:g} seconds")
         wire.settimeout(left)
         chunk = response.read1(CHUNK_BYTES)
         if not chunk:
-            return bytes(body)
+            break
         body += chunk
         if len(body) > limits.max_bytes:
             raise _unreachable(url, f"it is larger than {limits.max_bytes} bytes")
+    return bytes(body)
 
 
 def _unreachable(url: str, why: str) -> ServiceUnreachable:
