@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import click
 
 from varmenne.cli.common import EXAMPLE, App, common_options
-from varmenne.cli.options import channel_option, customer_options, one_of, order_of, wait_option
+from varmenne.cli.options import channel_option, customer_options, one_of, order_of, wait_limit, wait_option
 from varmenne.domain.identifiers import Environment, enrollment_id
 from varmenne.domain.steps import State
 from varmenne.errors import NotFinished, VarmenneError
@@ -66,7 +65,7 @@ def enroll(
     order = order_of(app, settings, customer=customer_id, name=customer_name, channel=channel, replaces=replaces)
     given = obtain_later(app, credentials)
     with app.parts(settings) as parts:
-        row = use_case.enroll(parts, Teller(app), order, given, wait=_limit(parts, wait))
+        row = use_case.enroll(parts, Teller(app), order, given, wait=wait_limit(parts, wait))
         app.emit(*details(row))
 
 
@@ -115,7 +114,7 @@ def resume(
         else:
             decide = f" `varmenne resolve {row.id}` tells what can be done." if row.state is State.REJECTED else ""
             app.say(f"Nothing is left to do by itself: enrollment {row.id} is {row.state}.{decide}")
-        row = use_case.go_on(parts, teller, row, credentials=given, wait=_limit(parts, wait))
+        row = use_case.go_on(parts, teller, row, credentials=given, wait=wait_limit(parts, wait))
         app.emit(*details(row))
 
 
@@ -136,7 +135,7 @@ def _resume_all(app: App, parts: Parts, wait: float | None) -> None:
         teller = Teller(app)
         teller.reached(row)
         try:
-            result = use_case.go_on(parts, teller, row, wait=_limit(parts, wait))
+            result = use_case.go_on(parts, teller, row, wait=wait_limit(parts, wait))
         except VarmenneError as exc:
             failures.append(exc)
             error = str(exc)
@@ -150,8 +149,3 @@ def _resume_all(app: App, parts: Parts, wait: float | None) -> None:
     if failures:
         worst = next((exc for exc in failures if not isinstance(exc, NotFinished)), failures[0])
         raise click.exceptions.Exit(worst.exit_code)
-
-
-def _limit(parts: Parts, wait: float | None) -> timedelta:
-    """Return how long to wait for the certificate: as given, or as the settings say."""
-    return timedelta(seconds=parts.settings.service.wait_limit_seconds if wait is None else wait)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,6 +15,7 @@ from varmenne.errors import InputError
 if TYPE_CHECKING:
     from varmenne.cli.common import App
     from varmenne.enrollment.enroll import Order
+    from varmenne.enrollment.parts import Parts
     from varmenne.settings import Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -73,3 +75,8 @@ def order_of(
     if settings.environment is ids.Environment.PRODUCTION and ids.business_id_looks_wrong(customer):
         app.warn(f"{customer} looks like a business ID, but its check digit is wrong.")
     return order
+
+
+def wait_limit(parts: Parts, wait: float | None) -> timedelta:
+    """Return how long to wait for the certificate: as given, or as the settings say."""
+    return timedelta(seconds=parts.settings.service.wait_limit_seconds if wait is None else wait)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import click
 
 from varmenne.cli.common import EXAMPLE, App, common_options
-from varmenne.cli.options import wait_option
+from varmenne.cli.options import wait_limit, wait_option
 from varmenne.domain.identifiers import enrollment_id, retrieval_id
 from varmenne.domain.steps import State
 from varmenne.errors import InputError, StateError
@@ -69,7 +68,7 @@ def resolve(
         raise click.UsageError("--credentials goes with --resend.")
     with app.parts(app.settings(), notice=False) as parts:
         row = parts.journal.get(enrollment_id(enrollment))
-        limit = timedelta(seconds=parts.settings.service.wait_limit_seconds if wait is None else wait)
+        limit = wait_limit(parts, wait)
         for sentence in use_case.explain(parts, row):
             app.say(sentence)
         if retrieval is not None:

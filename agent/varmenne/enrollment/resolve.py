@@ -39,9 +39,8 @@ def explain(parts: Parts, row: Enrollment) -> list[str]:
     if row.sent_at is not None and not answers:
         told.append("No answer has been stored.")
     if row.problem is not None:
-        told.append(
-            f"The last problem: {row.problem['what']}{': ' + row.problem['why'] if row.problem['why'] else ''}."
-        )
+        problem = ": ".join(filter(None, (row.problem["what"], row.problem["why"])))
+        told.append(f"The last problem: {problem.rstrip('.')}.")
     if row.valid_until is not None:
         over = "were" if row.valid_until <= parts.now else "are"
         told.append(f"The credentials {over} valid until {row.valid_until:%Y-%m-%d %H:%M} UTC.")
