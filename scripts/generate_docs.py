@@ -14,7 +14,7 @@ from varmenne.cli.common import App
 from varmenne.cli.program import COMMANDS, INTERRUPTED, OUTPUT_LOST, PIPE_CLOSED, program
 from varmenne.domain.steps import BY_ORDER, ENDED, STEPS
 from varmenne.errors import family
-from varmenne.settings_reference import tables
+from varmenne.settings.reference import tables
 
 NOTE = "<!-- Written by scripts/docs from the code. Change the code, then run it again. -->\n\n"
 PAGE_COLUMNS = 100

@@ -108,7 +108,7 @@ def init(app: App, /, *, softhsm: str | None, no_try: bool, **given: str | None)
     On a terminal it asks; elsewhere the options must say everything. A second run changes only what its options say.
     """
     from varmenne.settings import CONFIG_NAME, parse_settings
-    from varmenne.settings_file import changed, write_checked
+    from varmenne.settings.editing import changed, write_checked
 
     path = Path(app.config or CONFIG_NAME)
     app.if_interrupted = f"{path} was not written."

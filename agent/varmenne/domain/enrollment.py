@@ -37,6 +37,10 @@ class Enrollment:
         csr: PEM, from ``submitting`` on.
         certificate: PEM, from ``issued`` on.
         chain: PEM of the certificates above it, the issuer first, without the root.
+        usable_from: from when on the far end takes the certificate, where that is later than its retrieval (SFTP).
+        sftp_user: the user ID of the SFTP channel, once a person has told it.
+        contact: the technical contact person, as free text; the authority's own record is in the e-service.
+        rehearsal: the last rehearsal of the renewal: ``at``, ``ok``, and what failed.
         problem: the last failure: ``what``, ``why``, ``next_step``.
     """
 
@@ -73,6 +77,10 @@ class Enrollment:
     not_after: datetime | None = None
     vault_path: str | None = None
     vault_version: int | None = None
+    usable_from: datetime | None = None
+    sftp_user: str | None = None
+    contact: str | None = None
+    rehearsal: dict[str, Any] | None = None
     problem: dict[str, str] | None = None
 
 

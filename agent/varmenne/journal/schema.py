@@ -7,8 +7,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-REVISIONS = ("0001", "0002")
+REVISIONS = ("0001", "0002", "0003")
 """The migrations in ``migrations/versions``, in their order; the tables below are as the last one leaves them."""
+
+
+OPEN_STATES = ("prepared", "keyed", "submitting", "accepted", "issued", "stored")
+"""States of a renewal that is under way: there is at most one of each certificate."""
 
 
 class UtcTime(sa.types.TypeDecorator[datetime]):
@@ -96,6 +100,10 @@ enrollment = sa.Table(
     sa.Column("not_after", UtcTime),
     sa.Column("vault_path", sa.Text),
     sa.Column("vault_version", sa.Integer),
+    sa.Column("usable_from", UtcTime),
+    sa.Column("sftp_user", sa.Text),
+    sa.Column("contact", sa.Text),
+    sa.Column("rehearsal", sa.JSON(none_as_null=True)),
     sa.Column("problem", sa.JSON(none_as_null=True)),
     sa.UniqueConstraint("environment", "transfer_hash", name="uq_enrollment_transfer"),
     sa.Index("ix_enrollment_customer", "environment", "customer_id", "channel"),
@@ -106,6 +114,15 @@ sa.Index(
     enrollment.c.due_at,
     sqlite_where=enrollment.c.due_at.is_not(None),
     postgresql_where=enrollment.c.due_at.is_not(None),
+)
+
+_OPEN_RENEWAL = sa.and_(enrollment.c.method == "renewal", enrollment.c.state.in_(OPEN_STATES))
+sa.Index(
+    "uq_enrollment_renewal",
+    enrollment.c.replaces,
+    unique=True,
+    sqlite_where=_OPEN_RENEWAL,
+    postgresql_where=_OPEN_RENEWAL,
 )
 
 event = sa.Table(
@@ -141,4 +158,19 @@ probe = sa.Table(
     sa.Column("at", UtcTime, nullable=False),
     sa.Column("fit", sa.Boolean, nullable=False),
     sa.Column("result", sa.JSON, nullable=False),
+)
+
+hook = sa.Table(
+    "hook",
+    metadata,
+    sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
+    sa.Column("enrollment_id", sa.Text, sa.ForeignKey("enrollment.id"), nullable=False, index=True),
+    sa.Column("event", sa.Text, nullable=False),
+    sa.Column("name", sa.Text, nullable=False, comment="of the executable in the folder of the event"),
+    sa.Column("at", UtcTime, nullable=False),
+    sa.Column("facts", sa.JSON, nullable=False),
+    sa.Column("outcome", sa.Text, comment="NULL: to be run (again)"),
+    sa.Column("detail", sa.Text),
+    sa.Column("tries", sa.Integer, nullable=False),
+    sa.Column("due_at", UtcTime, index=True),
 )

@@ -13,8 +13,9 @@ import tomlkit
 from tomlkit.items import Table
 
 from varmenne.errors import ConfigError
-from varmenne.settings import Settings, parse_settings
-from varmenne.settings_reference import tables
+from varmenne.settings.loading import parse_settings
+from varmenne.settings.reference import tables
+from varmenne.settings.tables import Settings
 
 Keys = tuple[str, ...]
 """The tables that lead to a setting, and its name."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from varmenne.settings import Settings
+from varmenne.settings.tables import Settings
 
 
 @dataclass(frozen=True, slots=True)
