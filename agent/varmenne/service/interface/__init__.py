@@ -10,7 +10,9 @@ from __future__ import annotations
 import functools
 from enum import StrEnum
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from varmenne.errors import InputError
 
 if TYPE_CHECKING:
     from lxml import etree
@@ -89,3 +91,16 @@ def message_schema() -> etree.XMLSchema:
     parser = etree.XMLParser(no_network=True, load_dtd=False, resolve_entities=False)
     parser.resolvers.add(Local())
     return etree.XMLSchema(etree.fromstring(_ALL, parser, base_url="all.xsd"))
+
+
+def check_request(message: Any, operation: Operation) -> None:
+    """Check a request by the schema's lengths and patterns, before it is sent.
+
+    Raises:
+        InputError: it is not valid. The schema's messages quote values, one of which may be a password, so only the
+            element's name is told.
+    """
+    schema = message_schema()
+    if not schema.validate(message):
+        where = (schema.error_log.last_error.path or "").rpartition("/")[2]
+        raise InputError(f"The request is not as the service's schema wants it: {operation}, {where}")
