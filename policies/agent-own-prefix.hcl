@@ -4,11 +4,11 @@
 # the metadata may do nothing: Vault leaves out rules whose template it cannot fill. `varmenne vault setup --for
 # agent-own-prefix` makes entity and alias; whoever may change entities can move an agent to another prefix.
 
-path "secret/data/varmenne/{{identity.entity.metadata.varmenne_agent}}/+/+/+/*" {
+path "secret/data/varmenne/{{identity.entity.metadata.varmenne_agent}}/+/+/+/+" {
   capabilities = ["create", "update", "read"]
 }
 
-path "secret/metadata/varmenne/{{identity.entity.metadata.varmenne_agent}}/+/+/+/*" {
+path "secret/metadata/varmenne/{{identity.entity.metadata.varmenne_agent}}/+/+/+/+" {
   capabilities = ["create", "update", "patch", "read"]
 
   denied_parameters = {

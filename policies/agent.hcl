@@ -4,13 +4,14 @@
 # cas_required=true: check-and-set is enforced there, since a policy cannot look into a request's options.
 # Not granted, on purpose: delete, undelete, destroy, the mount's configuration, listing of other prefixes.
 
-# PREFIX/ENVIRONMENT/CUSTOMER/CHANNEL/RECORD. The agent can add versions, never take one away.
-path "secret/data/varmenne/+/+/+/*" {
+# PREFIX/ENVIRONMENT/CUSTOMER/CHANNEL/RECORD, where a record is "current" or "generation-N". The agent can add versions,
+# never take one away.
+path "secret/data/varmenne/+/+/+/+" {
   capabilities = ["create", "update", "read"]
 }
 
 # Custom metadata may be set; settings that would weaken check-and-set or shorten the history may not.
-path "secret/metadata/varmenne/+/+/+/*" {
+path "secret/metadata/varmenne/+/+/+/+" {
   capabilities = ["create", "update", "patch", "read"]
 
   denied_parameters = {

@@ -1,4 +1,5 @@
-# A consumer: software that serves one customer's certificate on one channel. It reads that record, nothing else.
+# A consumer: software that serves one customer's certificate on one channel. It reads that record and those of
+# its generations, nothing else.
 #
 # Replace test, 1234567-8 and ws by the environment, the customer ID and the channel. Customer IDs that are not plain
 # (letters, digits, ".", "_", "-") have the form "id-" and 32 hexadecimal digits here; `varmenne show` tells the path.
@@ -8,6 +9,15 @@ path "secret/data/varmenne/test/1234567-8/ws/current" {
 }
 
 path "secret/metadata/varmenne/test/1234567-8/ws/current" {
+  capabilities = ["read"]
+}
+
+# The certificate of each generation, also of one that is not the current one yet or any more.
+path "secret/data/varmenne/test/1234567-8/ws/generation-*" {
+  capabilities = ["read"]
+}
+
+path "secret/metadata/varmenne/test/1234567-8/ws/generation-*" {
   capabilities = ["read"]
 }
 

@@ -2,11 +2,11 @@
 #
 # Replace test, 1234567-8 and ws by the environment, the customer ID and the channel, as in consumer.hcl.
 
-path "secret/data/varmenne/test/1234567-8/ws/*" {
+path "secret/data/varmenne/test/1234567-8/ws/+" {
   capabilities = ["create", "update", "read"]
 }
 
-path "secret/metadata/varmenne/test/1234567-8/ws/*" {
+path "secret/metadata/varmenne/test/1234567-8/ws/+" {
   capabilities = ["create", "update", "patch", "read"]
 
   denied_parameters = {

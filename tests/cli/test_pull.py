@@ -12,10 +12,13 @@ import pytest
 
 from harness.softhsm import softhsm_module
 from harness.stage import CUSTOMER, Result, Stage
+from varmenne.clock import system_clock
+from varmenne.domain.identifiers import Channel, CustomerId, Environment
 from varmenne.enrollment import pull as use_case
 from varmenne.token import create_softhsm_token
+from varmenne.vault import CertificateStore
 from varmenne.vault.record import DIGEST
-from varmenne.vault.store import digest_of
+from varmenne.vault.sealing import digest_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -116,29 +119,60 @@ def test_a_reload_that_failed_is_run_again(stage: Stage, tmp_path: Path) -> None
     assert pull(stage, tmp_path / "tls").json["reloaded"] is False
 
 
-def test_an_older_certificate_is_an_alarm(stage: Stage, tmp_path: Path) -> None:
-    """A Vault that was restored from an old snapshot does not bring an old certificate back."""
+def two_generations(stage: Stage) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Publish two certificates that begin in different seconds; return the records, the older one first."""
     enroll(stage)
-    kv, mount = stage.vault.root.secrets.kv.v2, stage.vault.settings.mount
-    path = f"varmenne/test/{CUSTOMER}/ws/current"
-    old = kv.read_secret_version(path, mount_point=mount, raise_on_deleted_version=True)["data"]["data"]
+    old = published(stage)
     [row] = stage.rows()
     # Certificates that begin in the same second are of one age: wait for the next.
-    begun = old["not_before"]
     while True:
         enroll(stage, "--replaces", row.id)
         row = max(stage.rows(), key=lambda one: one.generation)
-        now = kv.read_secret_version(path, mount_point=mount, raise_on_deleted_version=True)["data"]
-        if now["data"]["not_before"] > begun:
-            break
+        if (new := published(stage))["not_before"] > old["not_before"]:
+            return old, new
+
+
+def published(stage: Stage) -> dict[str, Any]:
+    """The customer's record in Vault."""
+    path = f"varmenne/test/{CUSTOMER}/ws/current"
+    found = stage.vault.root.secrets.kv.v2.read_secret_version(
+        path, mount_point=stage.vault.settings.mount, raise_on_deleted_version=True
+    )
+    data: dict[str, Any] = found["data"]["data"]
+    return data
+
+
+@pytest.mark.parametrize("mark", [{}, {"_older_than": "2026-01-01T00:00:00Z"}])
+def test_an_older_certificate_is_an_alarm(stage: Stage, tmp_path: Path, mark: dict[str, Any]) -> None:
+    """A Vault that was restored from an old snapshot does not bring an old certificate back.
+
+    Nor does an order to go back that was about an earlier certificate than the one here.
+    """
+    old, _new = two_generations(stage)
     assert pull(stage, tmp_path / "tls").code == 0
     before = contents(tmp_path / "tls")
-    kv.create_or_update_secret(path, old, cas=now["metadata"]["version"], mount_point=mount)
+    tamper(stage, **old, **mark)
     done = pull(stage, tmp_path / "tls")
     assert done.code == 10
     assert "older than the one that is here" in done.err
     assert contents(tmp_path / "tls") == before
     assert reloads(stage) == 1
+
+
+def test_an_order_to_go_back_is_followed(stage: Stage, tmp_path: Path) -> None:
+    """Where a person had the older certificate published again, files and server go back, and it is told."""
+    old, new = two_generations(stage)
+    assert pull(stage, tmp_path / "tls").code == 0
+    with CertificateStore(stage.vault.settings, clock=system_clock) as store:
+        where = store.location(Environment.TEST, CustomerId(CUSTOMER), Channel.WS)
+        store.publish(where, old, operation="back", older=True)
+    done = pull(stage, tmp_path / "tls")
+    assert (done.code, done.json["changed"], done.json["reloaded"]) == (0, True, True)
+    assert done.json["serial_number"] == old["serial_number"] != new["serial_number"]
+    assert "as ordered" in done.err
+    assert contents(tmp_path / "tls")["certificate.pem"] == f"{old['certificate']}\n"
+    again = pull(stage, tmp_path / "tls")
+    assert (again.json["changed"], "as ordered" in again.err, reloads(stage)) == (False, False, 2)
 
 
 @pytest.mark.parametrize(
@@ -151,6 +185,8 @@ def test_an_older_certificate_is_an_alarm(stage: Stage, tmp_path: Path) -> None:
         ({"layout": 2}, "of layout 2"),
         ({"certificate": 7}, "not one of this layout"),
         ({"token": None}, "not one of this layout"),
+        ({"_older_than": 7}, "not one of this layout"),
+        ({"_older_than": "yesterday"}, "not one of this layout"),
     ],
 )
 def test_a_record_that_was_changed_in_vault_is_refused(

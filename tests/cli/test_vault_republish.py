@@ -12,7 +12,7 @@ import pytest
 from harness.stage import CUSTOMER
 from varmenne.testbench.openbao import OpenBaoServer, provision
 from varmenne.vault.record import DIGEST
-from varmenne.vault.store import digest_of
+from varmenne.vault.sealing import digest_of
 
 if TYPE_CHECKING:
     from pathlib import Path

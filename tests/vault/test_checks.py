@@ -65,6 +65,15 @@ def test_a_missing_right_is_found_before_it_is_needed(
     assert "policies/agent.hcl" in last.next_step
 
 
+def test_a_missing_right_at_the_generations_is_found(vault: Vault, store: CertificateStore, where: Location) -> None:
+    """A role that may only write the current record could not stage the next one beside it."""
+    text = agent_policy(vault).replace("/+/+/+/+", "/+/+/+/current")
+    set_policy(vault, text)
+    with pytest.raises(VaultDenied, match="generation-1") as caught:
+        store.preflight(where)
+    assert caught.value.facts["lacking"] == ["create", "read", "update"]
+
+
 def test_missing_rights_on_metadata_are_a_warning(vault: Vault, store: CertificateStore, where: Location) -> None:
     """Records are sound without custom metadata."""
     set_policy(vault, agent_policy(vault).replace('"patch", ', ""))

@@ -24,6 +24,15 @@ def test_the_path() -> None:
     assert where.path == "team/varmenne/test/1234567-8/sftp/current"
 
 
+def test_the_path_of_a_generation() -> None:
+    """Beside the record in use, each generation has one of its own; the place of one leads to that of another."""
+    where = Location(
+        prefix="varmenne", environment=Environment.TEST, customer=CustomerId("1234567-8"), channel=Channel.WS
+    )
+    assert where.generation(2).path == "varmenne/test/1234567-8/ws/generation-2"
+    assert where.generation(2).generation(3) == where.generation(3) != where
+
+
 @pytest.mark.parametrize("customer", ["1234567-8", "FI12345678", "a.b_c-d", "x" * 30])
 def test_plain_customer_ids_stay(customer: str) -> None:
     """A person who looks for a customer finds them by their ID."""

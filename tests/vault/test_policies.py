@@ -36,7 +36,10 @@ THEIRS = "varmenne/test/7654321-0/ws/current"
 OWN = "varmenne/a1/test/1234567-8/ws/current"
 """A record of the agent that has a prefix of its own."""
 FOREIGN = "varmenne/a2/test/1234567-8/ws/current"
-RECORDS = (OURS, GENERATION, THEIRS, OWN, FOREIGN, "other/secret")
+OWN_GENERATION = "varmenne/a1/test/1234567-8/ws/generation-{role}"
+DRAFT = "varmenne/test/1234567-8/ws/draft"
+"""Something else beside the customer's records."""
+RECORDS = (OURS, GENERATION, DRAFT, THEIRS, OWN, FOREIGN, "other/secret")
 MERGE_PATCH = {"Content-Type": "application/merge-patch+json"}
 
 
@@ -55,7 +58,7 @@ class Row:
 
 AGENT, CONSUMER, AUDITOR, SETUP = ("agent",), ("consumer",), ("auditor",), ("setup",)
 WRITER, READER, PUBLISHERS = ("credentials-writer",), ("credentials-reader",), ("agent", "publisher")
-AGENTS, OWNERS = ("agent", "agent-own-prefix", "publisher"), ("agent", "agent-own-prefix")
+AGENTS, OWN_AGENT = ("agent", "agent-own-prefix", "publisher"), ("agent-own-prefix",)
 ALL = POLICIES
 DATA, META = f"{MOUNT}/data", f"{MOUNT}/metadata"
 NOTHING = 'path "nothing" {\n  capabilities = ["deny"]\n}\n'
@@ -68,25 +71,38 @@ TABLE = (
     Row("publish a generation", "post", f"{DATA}/{GENERATION}-{{role}}", PUBLISHERS, {"cas": 0}),
     Row("publish for the customer's other channel", "post", f"{DATA}/{OURS}".replace("/ws/", "/sftp/"), AGENT),
     Row("publish for the customer's other environment", "post", f"{DATA}/{OURS}".replace("test", "production"), AGENT),
-    Row("publish under an agent's own prefix", "post", f"{DATA}/{OWN}", OWNERS, {"cas": 1}),
-    Row("publish under another agent's prefix", "post", f"{DATA}/{FOREIGN}", AGENT, {"cas": 1}),
+    Row("publish under an agent's own prefix", "post", f"{DATA}/{OWN}", OWN_AGENT, {"cas": 1}),
+    Row("publish a generation under an own prefix", "post", f"{DATA}/{OWN_GENERATION}", OWN_AGENT, {"cas": 0}),
+    Row("publish under another agent's prefix", "post", f"{DATA}/{FOREIGN}", (), {"cas": 1}),
     Row("write under another prefix", "post", f"{DATA}/other/test/1234567-8/ws/current", (), {"cas": 0}),
     Row("write beside the layout", "post", f"{DATA}/varmenne/stray", (), {"cas": 0}),
     Row("write beside an agent's layout", "post", f"{DATA}/varmenne/a1/stray", (), {"cas": 0}),
     Row("write beside an agent's customers", "post", f"{DATA}/varmenne/a1/test/stray", (), {"cas": 0}),
     Row("write beside an agent's channels", "post", f"{DATA}/varmenne/a1/test/1234567-8/stray", AGENT, {"cas": 0}),
     Row("write beside the customers", "post", f"{DATA}/varmenne/test/1234567-8/stray", (), {"cas": 0}),
+    Row("write below a record", "post", f"{DATA}/{OURS}/below", (), {"cas": 0}),
+    Row("write below an own record", "post", f"{DATA}/{OWN}/below", (), {"cas": 0}),
+    Row("set metadata below a record", "post", f"{META}/{OURS}/below", (), TAG),
+    Row("set metadata below an own record", "post", f"{META}/{OWN}/below", (), TAG),
     Row("read the customer's record", "get", f"{DATA}/{OURS}", (*PUBLISHERS, "consumer")),
-    Row("read the customer's generation", "get", f"{DATA}/{GENERATION}", PUBLISHERS),
+    Row("read the customer's generation", "get", f"{DATA}/{GENERATION}", (*PUBLISHERS, "consumer")),
+    Row("publish over the customer's generation", "post", f"{DATA}/{GENERATION}", PUBLISHERS, {"cas": 1}),
+    Row("set a generation's metadata", "post", f"{META}/{GENERATION}", PUBLISHERS, TAG),
+    Row("publish as a draft of the customer's", "post", f"{DATA}/{DRAFT}", PUBLISHERS, {"cas": 1}),
+    Row("read a draft of the customer's", "get", f"{DATA}/{DRAFT}", PUBLISHERS),
+    Row("read a draft's metadata", "get", f"{META}/{DRAFT}", (*PUBLISHERS, "auditor")),
     Row("read another customer's record", "get", f"{DATA}/{THEIRS}", AGENT),
-    Row("read under an agent's own prefix", "get", f"{DATA}/{OWN}", OWNERS),
-    Row("read under another agent's prefix", "get", f"{DATA}/{FOREIGN}", AGENT),
+    Row("read under an agent's own prefix", "get", f"{DATA}/{OWN}", OWN_AGENT),
+    Row("read under another agent's prefix", "get", f"{DATA}/{FOREIGN}"),
     Row("read under another prefix", "get", f"{DATA}/other/secret"),
     Row("read the customer's metadata", "get", f"{META}/{OURS}", (*PUBLISHERS, "consumer", "auditor")),
-    Row("read the customer's generation's metadata", "get", f"{META}/{GENERATION}", (*PUBLISHERS, "auditor")),
+    Row(
+        "read the customer's generation's metadata", "get", f"{META}/{GENERATION}", (*PUBLISHERS, "consumer", "auditor")
+    ),
+    Row("patch a generation's metadata", "patch", f"{META}/{GENERATION}", PUBLISHERS, TAG, patch=True),
     Row("read another customer's metadata", "get", f"{META}/{THEIRS}", ("agent", "auditor")),
-    Row("read metadata under an own prefix", "get", f"{META}/{OWN}", (*OWNERS, "auditor")),
-    Row("read metadata under another agent's prefix", "get", f"{META}/{FOREIGN}", ("agent", "auditor")),
+    Row("read metadata under an own prefix", "get", f"{META}/{OWN}", (*OWN_AGENT, "auditor")),
+    Row("read metadata under another agent's prefix", "get", f"{META}/{FOREIGN}", AUDITOR),
     Row("read metadata under another prefix", "get", f"{META}/other/secret"),
     Row("list environments", "list", f"{META}/varmenne", AUDITOR),
     Row("list customers", "list", f"{META}/varmenne/test", AUDITOR),
@@ -98,8 +114,8 @@ TABLE = (
     Row("set custom metadata", "post", f"{META}/{THEIRS}", AGENT, TAG),
     Row("set the customer's metadata", "post", f"{META}/{OURS}", PUBLISHERS, TAG),
     Row("patch the customer's metadata", "patch", f"{META}/{OURS}", PUBLISHERS, TAG, patch=True),
-    Row("set metadata under an own prefix", "post", f"{META}/{OWN}", OWNERS, TAG),
-    Row("set metadata under another agent's prefix", "post", f"{META}/{FOREIGN}", AGENT, TAG),
+    Row("set metadata under an own prefix", "post", f"{META}/{OWN}", OWN_AGENT, TAG),
+    Row("set metadata under another agent's prefix", "post", f"{META}/{FOREIGN}", (), TAG),
     Row("set metadata under another prefix", "post", f"{META}/other/secret", (), TAG),
     Row("set metadata beside the layout", "post", f"{META}/varmenne/stray", (), TAG),
     Row("set metadata beside the customers", "post", f"{META}/varmenne/test/1234567-8/stray", (), TAG),
@@ -118,7 +134,7 @@ TABLE = (
     ),
     *(
         Row(f"{words} ({where})", method, path.format(path=record), (), body)
-        for where, record in (("theirs", THEIRS), ("ours", OURS), ("own", OWN))
+        for where, record in (("theirs", THEIRS), ("ours", OURS), ("own", OWN), ("generation", GENERATION))
         for words, method, path, body in (
             ("delete the latest version", "delete", f"{DATA}/{{path}}", None),
             ("delete a version", "post", f"{MOUNT}/delete/{{path}}", {"versions": [1]}),

@@ -12,7 +12,8 @@ from varmenne.clock import system_clock
 from varmenne.errors import InputError, VaultConflict, VaultError
 from varmenne.testbench.openbao import make_role
 from varmenne.vault import CertificateStore, Location, MetadataNotWritten, policy_text
-from varmenne.vault.store import MAX_RECORD_BYTES, digest_of
+from varmenne.vault.record import OLDER_THAN
+from varmenne.vault.sealing import MAX_RECORD_BYTES, digest_of
 from vault.conftest import IMPATIENT
 
 if TYPE_CHECKING:
@@ -265,3 +266,76 @@ def test_an_expectation_overwrites_no_later_certificate(vault: Vault, store: Cer
     with pytest.raises(VaultConflict, match="begins later"):
         store.publish(where, RECORD | {"not_before": "2026-01-01T00:00:00Z"}, operation="op-1", expected_version=0)
     assert set(vault.versions(where.path)) == {"1"}
+
+
+def begin(year: int) -> dict[str, str]:
+    """A certificate that begins in a year."""
+    return {"certificate": str(year), "fingerprint_sha256": f"{year}", "not_before": f"{year}-01-01T00:00:00Z"}
+
+
+def test_an_older_certificate_is_published_if_a_person_orders_it(
+    vault: Vault, store: CertificateStore, where: Location
+) -> None:
+    """Going back is one more version, which says how late the certificate begins that it takes the place of."""
+    store.publish(where, begin(2026), operation="op-1")
+    store.publish(where, begin(2028), operation="op-2", expected_version=1)
+    assert store.publish(where, begin(2026), operation="op-1", expected_version=2, older=True) == 3
+    found = store.read(where)
+    assert found is not None
+    assert (found.data["certificate"], found.data[OLDER_THAN]) == ("2026", "2028-01-01T00:00:00Z")
+    assert found.data["_digest"] == digest_of(found.data)
+    assert store.publish(where, begin(2026), operation="op-1", expected_version=2, older=True) == 3
+    assert set(vault.versions(where.path)) == {"1", "2", "3"}
+
+
+def test_going_back_twice_tells_of_the_latest(store: CertificateStore, where: Location) -> None:
+    """A consumer that slept through the first step back follows the second as well; the way forward leaves no mark."""
+    for year in (2026, 2028, 2030):
+        store.publish(where, begin(year), operation=f"op-{year}")
+    for year in (2028, 2026):
+        store.publish(where, begin(year), operation=f"op-{year}", older=True)
+        found = store.read(where)
+        assert found is not None
+        assert found.data[OLDER_THAN] == "2030-01-01T00:00:00Z"
+    store.publish(where, begin(2032), operation="op-2032")
+    found = store.read(where)
+    assert found is not None
+    assert OLDER_THAN not in found.data
+
+
+def test_an_order_to_go_back_loses_to_somebody_elses_write(
+    vault: Vault, store: CertificateStore, where: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It overwrites an older or a newer certificate, but never one that it has not seen."""
+    store.publish(where, begin(2028), operation="op-2")
+    read = store._state
+
+    def read_then_lose(path: str, version: int | None = None) -> object:
+        found = read(path, version)
+        if version is None:
+            vault.root.secrets.kv.v2.create_or_update_secret(
+                path, begin(2030), cas=found.version, mount_point=vault.settings.mount
+            )
+        return found
+
+    monkeypatch.setattr(store, "_state", read_then_lose)
+    with pytest.raises(VaultConflict, match="in between"):
+        store.publish(where, begin(2026), operation="op-1", older=True)
+    monkeypatch.undo()
+    found = store.read(where)
+    assert found is not None
+    assert found.data == begin(2030)
+
+
+def test_a_generation_has_a_record_of_its_own(vault: Vault, store: CertificateStore, where: Location) -> None:
+    """It is published before it becomes the current one, and stays when another one has; by the agent's own policy."""
+    for number, year in ((1, 2026), (2, 2028)):
+        for place in (where.generation(number), where):
+            tags = {"generation": str(number)}
+            store.publish(place, begin(year), operation=f"op-{number}", expected_version=None, custom_metadata=tags)
+    for number, year in ((1, 2026), (2, 2028)):
+        found = store.read(where.generation(number))
+        assert found is not None
+        assert (found.version, found.data["certificate"]) == (1, str(year))
+        assert found.custom_metadata == {"generation": str(number)}
+    assert len(vault.versions(where.path)) == 2

@@ -152,6 +152,7 @@ def test_a_published_record_fits_the_schema(vault: Vault, store: CertificateStor
         {"custody": CUSTODY | {"pin": "1234"}},
         {"generation": 0},
         {"layout": 2},
+        {"_older_than": "yesterday"},
     ],
 )
 def test_the_schema_refuses_what_the_layout_does_not_have(change: dict[str, Any]) -> None:

@@ -21,6 +21,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from varmenne.domain.forms import iso
 from varmenne.enrollment import facts, revoked
 from varmenne.errors import InputError, NotFinished, VaultError, VerificationError
 from varmenne.service.certificates import SubjectPolicy, verify_certificate
@@ -95,7 +96,7 @@ def pull(
     record = published.data
     _verify(parts, progress, customer, channel, record, with_key=with_key)
     with _alone(folder):
-        _refuse_older(folder, record)
+        _refuse_older(folder, record, progress)
         try:
             changed = _put(folder, _files(record), note=bool(reload))
         except OSError as exc:
@@ -143,19 +144,28 @@ def _verify(
         progress.warns(warning)
 
 
-def _refuse_older(folder: Path, record: dict[str, Any]) -> None:
-    """Refuse to go back behind the certificate that is here: Vault may have been restored from an old snapshot."""
+def _refuse_older(folder: Path, record: dict[str, Any], progress: Progress) -> None:
+    """Refuse to go back behind the certificate that is here: Vault may have been restored from an old snapshot.
+
+    Unless the record says that a person has ordered to go back, behind one that begins as late as the one here.
+    """
     from cryptography import x509
+
+    from varmenne.vault.record import OLDER_THAN
 
     try:
         here = x509.load_pem_x509_certificate((folder / CURRENT / "certificate.pem").read_bytes())
     except (OSError, ValueError):
         return
-    if datetime.fromisoformat(record["not_before"]) < here.not_valid_before_utc:
+    if datetime.fromisoformat(record["not_before"]) >= here.not_valid_before_utc:
+        return
+    if str(record.get(OLDER_THAN, "")) >= iso(here.not_valid_before_utc):
+        progress.warns(f"Going back to an older certificate, as ordered: it begins on {record['not_before']}")
+    else:
         raise VerificationError(
             "ALARM: the published certificate is older than the one that is here",
             check="rollback",
-            why=f"it begins on {record['not_before']}, ours on {here.not_valid_before_utc:%Y-%m-%dT%H:%M:%SZ}",
+            why=f"it begins on {record['not_before']}, ours on {iso(here.not_valid_before_utc)}",
             next_step="Nothing was changed. Was Vault restored from a snapshot? `varmenne doctor` at the agent tells; "
             "if going back is wanted, remove the folder's link `current` first",
         )

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from varmenne.vault.connection import Connection
+    from varmenne.vault.location import Location
 
 SHORT_TTL_SECONDS = 300
 """A token that cannot be renewed should live as long as waiting for one certificate may take, and that is minutes."""
@@ -82,7 +83,7 @@ DANGEROUS_ELSEWHERE: dict[str, tuple[str, ...]] = {
 """Path elsewhere → rights that an agent must not have there, so that a stolen token is worth little."""
 
 
-def reachable(connection: Connection, path: str) -> Check:  # noqa: ARG001 - all checks are called alike
+def reachable(connection: Connection, location: Location) -> Check:  # noqa: ARG001 - all are called alike
     """Ask for the seal status, which needs no login."""
     status = connection.anonymous("asking whether it is sealed", lambda client: client.sys.read_seal_status())
     try:
@@ -100,7 +101,7 @@ def reachable(connection: Connection, path: str) -> Check:  # noqa: ARG001 - all
     return Check("reachable", Verdict.OK, f"{connection.settings.address} is unsealed, version {version}")
 
 
-def login(connection: Connection, path: str) -> Check:  # noqa: ARG001 - all checks are called alike
+def login(connection: Connection, location: Location) -> Check:  # noqa: ARG001 - all are called alike
     """Log in, and let the token look itself up: a real call, which also goes through Vault's audit log."""
     data = _data(connection.call("looking up our own token", lambda client: client.auth.token.lookup_self()))
     ttl, renewable = int(data.get("ttl") or 0), bool(data.get("renewable"))
@@ -115,7 +116,7 @@ def login(connection: Connection, path: str) -> Check:  # noqa: ARG001 - all che
     return Check("login", Verdict.OK, detail)
 
 
-def mount(connection: Connection, path: str) -> Check:  # noqa: ARG001 - all checks are called alike
+def mount(connection: Connection, location: Location) -> Check:  # noqa: ARG001 - all are called alike
     """Make sure that the mount is a KV engine of version 2: version 1 would take our writes and keep no versions."""
     name = connection.settings.mount
     try:
@@ -148,35 +149,39 @@ def mount(connection: Connection, path: str) -> Check:  # noqa: ARG001 - all che
     return Check("mount", Verdict.OK, f"{name} is a KV engine of version 2")
 
 
-def rights(connection: Connection, path: str) -> Check:
-    """Ask Vault what our token may do at the record's own paths."""
+def rights(connection: Connection, location: Location) -> Check:
+    """Ask Vault what our token may do at the records' own paths: the current certificate's, and a generation's."""
     name = connection.settings.mount
-    found = _capabilities(connection, {kind: f"{name}/{kind}/{path}" for kind in NEEDED})
+    paths = [place.path for place in (location, location.generation(1))]
+    table = {f"{name}/{kind}/{path}": wanted for kind, wanted in NEEDED.items() for path in paths}
+    found = _capabilities(connection, {where: where for where in table})
     lacking = {
-        kind: [right for right in wanted if not found[kind] & {right, "root"}] for kind, wanted in NEEDED.items()
+        where: [right for right in wanted if not found[where] & {right, "root"}] for where, wanted in table.items()
     }
-    if lacking["data"]:
-        raise VaultDenied(
-            f"Our Vault token may not {', '.join(lacking['data'])} at {name}/data/{path}",
-            why="its policies do not grant it",
-            next_step="Give the role the policy of policies/agent.hcl",
-            path=f"{name}/data/{path}",
-            lacking=lacking["data"],
-        )
-    if lacking["metadata"]:
+    for where in [f"{name}/data/{path}" for path in paths]:
+        if lacking[where]:
+            raise VaultDenied(
+                f"Our Vault token may not {', '.join(lacking[where])} at {where}",
+                why="its policies do not grant it",
+                next_step="Give the role the policy of policies/agent.hcl",
+                path=where,
+                lacking=lacking[where],
+            )
+    told = f"create, read and update at {name}/data/{location.path} and its generations"
+    if any(lacking.values()):
         return Check(
             "rights",
             Verdict.WARN,
-            f"create, read and update at {name}/data/{path}, but no patch at its metadata: no custom metadata",
+            f"{told}, but no patch at their metadata: no custom metadata",
             "Give the role the policy of policies/agent.hcl",
         )
-    return Check("rights", Verdict.OK, f"create, read and update at {name}/data/{path}")
+    return Check("rights", Verdict.OK, told)
 
 
-def no_dangerous_rights(connection: Connection, path: str) -> Check:
+def no_dangerous_rights(connection: Connection, location: Location) -> Check:
     """Ask whether our token could also destroy what was published, reach what is not ours, or get more rights."""
     name = connection.settings.mount
-    table = {f"{name}/{kind}/{path}": feared for kind, feared in DANGEROUS.items()}
+    table = {f"{name}/{kind}/{location.path}": feared for kind, feared in DANGEROUS.items()}
     table |= {where.format(mount=name, somebody=SOMEBODY): feared for where, feared in DANGEROUS_ELSEWHERE.items()}
     found = _capabilities(connection, {where: where for where in table})
     excess = [
@@ -203,7 +208,7 @@ def strictly(check: Check) -> Check:
     return replace(check, verdict=Verdict.FAIL) if feared else check
 
 
-CHECKS: tuple[tuple[str, Callable[[Connection, str], Check]], ...] = (
+CHECKS: tuple[tuple[str, Callable[[Connection, Location], Check]], ...] = (
     ("reachable", reachable),
     ("login", login),
     ("mount", mount),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from varmenne.errors import ConfigError
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 CURRENT = "current"
 """Last segment of the record that holds the certificate in use."""
+
+GENERATION = "generation-"
+"""Begin of the last segment of the records that hold one generation each, for ever; its number follows."""
 
 _SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _HASHED = re.compile(r"id-[0-9a-f]{32}")
@@ -29,6 +32,7 @@ class Location:
         environment: test or production; the two never share a path.
         customer: the customer ID as the service knows it.
         channel: what the certificate is for.
+        record: which of the records there; that of the certificate in use, unless :meth:`generation` says otherwise.
 
     Raises:
         ConfigError: the prefix has a segment that is not of letters, digits, ``.``, ``_`` and ``-``.
@@ -38,16 +42,21 @@ class Location:
     environment: Environment
     customer: CustomerId
     channel: Channel
+    record: str = CURRENT
 
     def __post_init__(self) -> None:
         checked_path(self.prefix, "vault.prefix")
 
     @property
     def path(self) -> str:
-        """The record's path under the mount: ``PREFIX/ENVIRONMENT/CUSTOMER/CHANNEL/current``."""
+        """The record's path under the mount, such as ``PREFIX/ENVIRONMENT/CUSTOMER/CHANNEL/current``."""
         return "/".join(
-            (self.prefix, self.environment.value, customer_segment(self.customer), self.channel.value, CURRENT)
+            (self.prefix, self.environment.value, customer_segment(self.customer), self.channel.value, self.record)
         )
+
+    def generation(self, number: int) -> Location:
+        """Return the place of the record of one generation, which stays when another one becomes the current one."""
+        return replace(self, record=f"{GENERATION}{number}")
 
 
 def customer_segment(customer: CustomerId) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,9 @@ LAYOUT = 1
 OPERATION = "_operation"
 DIGEST = "_digest"
 """Two fields that the store adds: the ID of the act that wrote the version, and a SHA-256 over all else in it."""
+
+OLDER_THAN = "_older_than"
+"""A third one, where a person has put an older certificate back: the begin of the latest that it takes the place of."""
 
 _END = "-----END CERTIFICATE-----"
 
@@ -218,6 +222,7 @@ def refuse_contradictions(record: Mapping[str, Any]) -> Leaf:
             customer=record["customer_id"],
             channel=Channel(record["channel"]),
         )
+        datetime.fromisoformat(record.get(OLDER_THAN, record["not_before"]))
     except (KeyError, TypeError, ValueError, AttributeError, InputError) as exc:
         raise VerificationError("The record is not one of this layout", check="record", why=str(exc)) from exc
     if wrong := [name for name, value in made.items() if record.get(name) != value]:

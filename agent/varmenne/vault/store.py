@@ -8,19 +8,18 @@ or Vault says that the version is taken, and then reading that version tells whe
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 from varmenne.domain.check import Check, Verdict
-from varmenne.errors import InputError, VarmenneError, VaultConflict, VaultError
+from varmenne.errors import VarmenneError, VaultConflict, VaultError
 from varmenne.vault import checks
 from varmenne.vault.connection import Connection, Patience
 from varmenne.vault.location import Location, checked_path
-from varmenne.vault.record import DIGEST, OPERATION
+from varmenne.vault.record import OLDER_THAN, OPERATION
+from varmenne.vault.sealing import check_metadata, same, sealed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -31,14 +30,6 @@ if TYPE_CHECKING:
     from varmenne.settings import VaultSettings
 
 log = logging.getLogger(__name__)
-
-MAX_RECORD_BYTES = 256 * 1024
-"""Largest record, as JSON. Vault's storage takes 1 MiB (and answers 500 to more); a real record is some 10 KiB."""
-
-MAX_METADATA_KEYS = 64
-MAX_METADATA_KEY_BYTES = 128
-MAX_METADATA_VALUE_BYTES = 512
-"""Vault's limits on custom metadata (its KV version 2 API documentation, "custom_metadata")."""
 
 
 class MetadataNotWritten(UserWarning):
@@ -124,7 +115,7 @@ class CertificateStore:
         found: list[Check] = []
         for name, made in checks.CHECKS:
             try:
-                found.append(made(self._connection, location.path))
+                found.append(made(self._connection, location))
             except VarmenneError as exc:
                 found.append(Check(name, Verdict.FAIL, str(exc), exc.next_step))
                 break
@@ -139,7 +130,7 @@ class CertificateStore:
             InputError: a secret's source gives nothing usable.
         """
         for _, made in checks.CHECKS:
-            made(self._connection, location.path)
+            made(self._connection, location)
         self._mount_checked = True
 
     def read(self, location: Location) -> Published | None:
@@ -158,6 +149,7 @@ class CertificateStore:
         operation: str,
         custom_metadata: Mapping[str, str] | None = None,
         expected_version: int | None = None,
+        older: bool = False,
     ) -> int:
         """Publish a record as the next version, exactly once per operation, and return the version's number.
 
@@ -165,12 +157,14 @@ class CertificateStore:
         made. A version that was deleted or destroyed is followed by the next one.
 
         Args:
-            location: where.
+            location: where: the current certificate's record, or ``location.generation(n)``.
             record: what :func:`varmenne.vault.record.build_record` returned; JSON values only.
             operation: ID of this act of publishing; the same if it is repeated, and never used for another record.
             custom_metadata: strings to find the record by; merged into those that are there.
             expected_version: the latest version as far as the caller's own books tell (0: none yet). Then the write
                 goes first, and only if that is not so is the record read and decided upon.
+            older: take the place of a certificate that begins later. Only for going back, ordered by a person: the
+                record then says so (:data:`varmenne.vault.record.OLDER_THAN`), and those who pull follow.
 
         Raises:
             VaultConflict: somebody else wrote in between, the operation was used for another record, or a certificate
@@ -186,17 +180,19 @@ class CertificateStore:
             MetadataNotWritten: the record is published, its custom metadata is not.
         """
         wanted = dict(custom_metadata or {})
-        _check_metadata(wanted)
-        data = _sealed(record, operation)
+        check_metadata(wanted)
+        data = sealed(record, operation)
         path = location.path
         if not self._mount_checked:
-            checks.mount(self._connection, path)
+            checks.mount(self._connection, location)
             self._mount_checked = True
-        version = None if expected_version is None else self._write_unseen(path, data, expected_version)
+        version = None if expected_version is None or older else self._write_unseen(path, data, expected_version)
         present: dict[str, str] = {}
         if version is None:
             state = self._state(path)
-            version = _already(state, data, path) or self._write(path, data, state.version)
+            if older:
+                data = sealed({**record, **_passed_over(state, record)}, operation)
+            version = _already(state, data, path, older=older) or self._write(path, data, state.version)
             present = state.published.custom_metadata if state.published else {}
         if not wanted.items() <= present.items():
             self._merge_metadata(path, wanted)
@@ -250,7 +246,7 @@ class CertificateStore:
             )
         except VaultConflict as exc:
             taken = self._state(path, version)
-            if taken.published is None or not _same(taken.published.data, data):
+            if taken.published is None or not same(taken.published.data, data):
                 raise _conflict("The record was changed by somebody else in between", taken, version, path) from exc
             log.info("An earlier try has written version %d of %s", version, path)
             return version
@@ -279,47 +275,10 @@ class CertificateStore:
             warnings.warn(f"The record is published, but without: {exc}", MetadataNotWritten, stacklevel=3)
 
 
-def digest_of(data: Mapping[str, object]) -> str:
-    """Return the SHA-256, hexadecimal, over all fields but the digest itself, as canonical JSON in UTF-8.
-
-    Raises:
-        InputError: a value is none of JSON's.
-    """
-    fields = {name: value for name, value in data.items() if name != DIGEST}
-    return hashlib.sha256(_json(fields)).hexdigest()
-
-
-def _json(value: object) -> bytes:
-    """Return canonical JSON: sorted names, no blanks, UTF-8."""
-    try:
-        return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
-    except (TypeError, ValueError) as exc:
-        raise InputError("The record is not JSON", why=str(exc)) from exc
-
-
-def _sealed(record: Mapping[str, object], operation: str) -> dict[str, object]:
-    """Return the record with its operation and digest.
-
-    Raises:
-        VaultError: it is larger than :data:`MAX_RECORD_BYTES`.
-        InputError: it is not JSON, or there is no operation.
-    """
-    if not operation:
-        raise InputError("Publishing needs the ID of its operation")
-    data = {**record, OPERATION: operation}
-    data[DIGEST] = digest_of(data)
-    if (size := len(_json(data))) > MAX_RECORD_BYTES:
-        raise VaultError(
-            "The record is too large for Vault",
-            why=f"{size} bytes, at most {MAX_RECORD_BYTES} are sent",
-            next_step="Nothing was written. Look at the chain of certificates: it should be a few KiB",
-            size_bytes=size,
-        )
-    return data
-
-
-def _already(state: _State, data: Mapping[str, object], path: str) -> int | None:
+def _already(state: _State, data: Mapping[str, object], path: str, *, older: bool) -> int | None:
     """Return the latest version if it is this operation's own, ``None`` if a next one may be written.
+
+    With ``older``, one may be written also where a later certificate is.
 
     Raises:
         VaultConflict: the operation's version says something else, or a later certificate is there.
@@ -327,30 +286,22 @@ def _already(state: _State, data: Mapping[str, object], path: str) -> int | None
     if state.published is None:
         return None
     theirs = state.published.data
-    if _same(theirs, data):
+    if same(theirs, data):
         return state.version
     if theirs.get(OPERATION) == data[OPERATION]:
         raise _conflict("This operation has already published another record", state, state.version, path)
     begin, our_begin = theirs.get("not_before"), data.get("not_before")
-    if isinstance(begin, str) and isinstance(our_begin, str) and begin > our_begin:
+    if not older and isinstance(begin, str) and isinstance(our_begin, str) and begin > our_begin:
         # Both are ISO 8601 in UTC, so they sort as text. It happens when an old run is resumed after a newer one.
         raise _conflict("A certificate that begins later is already published", state, state.version, path)
     return None
 
 
-def _same(theirs: Mapping[str, object], ours: Mapping[str, object]) -> bool:
-    """Tell whether two records are one act of publishing.
-
-    The digest says so. Failing that, the operation and the certificate do: a newer varmenne that resumes the work of an
-    older one may word the rest of the record differently.
-    """
-    if theirs.get(DIGEST) == ours[DIGEST]:
-        return True
-    certificate = ours.get("fingerprint_sha256")
-    return certificate is not None and (theirs.get(OPERATION), theirs.get("fingerprint_sha256")) == (
-        ours[OPERATION],
-        certificate,
-    )
+def _passed_over(state: _State, record: Mapping[str, object]) -> dict[str, object]:
+    """Return the field that tells how late the certificates begin that an older one takes the place of on purpose."""
+    theirs = state.published.data if state.published else {}
+    latest = max((str(theirs[name]) for name in ("not_before", OLDER_THAN) if name in theirs), default="")
+    return {OLDER_THAN: latest} if latest > str(record.get("not_before", "")) else {}
 
 
 def _conflict(what: str, state: _State, version: int, path: str) -> VaultConflict:
@@ -375,21 +326,3 @@ def _not_kv2(mount: str) -> VaultError:
         next_step="Check vault.mount and vault.address; `varmenne doctor` looks at both",
         mount=mount,
     )
-
-
-def _check_metadata(wanted: Mapping[str, str]) -> None:
-    """Refuse custom metadata that Vault would refuse after the record is written, or that is not plain text.
-
-    Raises:
-        InputError: too many, too long, empty, or not text.
-    """
-    for key, value in wanted.items():
-        if not isinstance(value, str) or not 1 <= len(value.encode()) <= MAX_METADATA_VALUE_BYTES:
-            raise InputError(
-                f"The custom metadata {key!r} is not usable",
-                why=f"a value is text of 1 to {MAX_METADATA_VALUE_BYTES} bytes",
-            )
-        if not 1 <= len(key.encode()) <= MAX_METADATA_KEY_BYTES:
-            raise InputError(f"A name of custom metadata has 1 to {MAX_METADATA_KEY_BYTES} bytes")
-    if len(wanted) > MAX_METADATA_KEYS:
-        raise InputError(f"There are more than {MAX_METADATA_KEYS} names of custom metadata")
