@@ -6,12 +6,13 @@ import json
 import os
 import shutil
 import stat
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from harness.stage import Result, run_main
-from journal.rows import add, take_to
+from journal.rows import NOW, add, take_to
 from varmenne.domain.steps import State
 from varmenne.journal import Journal
 
@@ -74,7 +75,7 @@ def test_backup_and_restore(config: Path, tmp_path: Path) -> None:
     with Journal(state_dir) as journal:
         take_to(journal, row, State.ACCEPTED)
 
-    done = run(config, "restore", backup, "--json")
+    done = run(config, "restore", backup, "--confirm", "1", "--json")
     assert done.code == 0
     assert done.json["uncertain"] == [row.id]
     assert Path(done.json["replaced"]).exists()
@@ -82,6 +83,49 @@ def test_backup_and_restore(config: Path, tmp_path: Path) -> None:
     shown = run_main("--config", str(config), "show", row.id, "--json").json
     assert (shown["state"], shown["problem"]["next_step"]) == ("uncertain", f"varmenne resolve {row.id}")
     assert "Nothing was sent since" in run(config, "restore").out
+
+
+def test_a_restore_over_a_sound_journal_asks_first(config: Path, tmp_path: Path) -> None:
+    """What would be lost is counted and has to be confirmed by its number; without that, nothing is touched."""
+    state_dir = config.parent / "state"
+    with Journal(state_dir) as journal:
+        gone_on, stays = (take_to(journal, add(journal), State.KEYED) for _ in range(2))
+        journal.backup(tmp_path / "backup.sqlite")
+        take_to(journal, gone_on, State.ACCEPTED, NOW + timedelta(minutes=1))
+        newer = add(journal), add(journal)
+        rows = journal.list()
+    for confirm in ([], ["--confirm", "2"]):
+        done = run(config, "restore", tmp_path / "backup.sqlite", *confirm)
+        assert (done.code, done.out) == (4, "")
+        counts = [line.split()[-1] for line in done.err.splitlines() if line.startswith("  enroll") or "begun" in line]
+        assert counts == ["2", "1", "1"]
+    assert "Add: --confirm 3" in run(config, "restore", tmp_path / "backup.sqlite").err
+    with Journal(state_dir) as journal:
+        assert journal.list() == rows
+    assert not list(state_dir.glob("journal.replaced-*"))
+    assert run(config, "restore", tmp_path / "backup.sqlite", "--confirm", "3").code == 0
+    with Journal(state_dir) as journal:
+        assert {row.id for row in journal.list()} == {row.id for row in rows} - {row.id for row in newer}
+        assert journal.get(stays.id) == stays
+
+
+@pytest.mark.parametrize("damage", ["none", "deleted", "no database"])
+def test_a_restore_that_loses_nothing_asks_nothing(config: Path, tmp_path: Path, damage: str) -> None:
+    """There is nothing to confirm where the journal knows no more than the backup, or cannot be read."""
+    state_dir = config.parent / "state"
+    with Journal(state_dir) as journal:
+        row = add(journal)
+        journal.backup(tmp_path / "backup.sqlite")
+        journal.release(row, NOW, due_at=None)
+    if damage != "none":
+        for path in state_dir.glob("journal.sqlite*"):
+            path.unlink()
+    if damage == "no database":
+        (state_dir / "journal.sqlite").write_text("nonsense " * 100)
+    done = run(config, "restore", tmp_path / "backup.sqlite")
+    assert (done.code, done.err) == (0, "")
+    with Journal(state_dir) as journal:
+        assert [one.id for one in journal.list()] == [row.id]
 
 
 @pytest.mark.parametrize(

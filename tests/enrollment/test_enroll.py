@@ -485,5 +485,6 @@ def test_another_installations_certificate_is_replaced_by_name_only(stage: Stage
         assert f"--replaces {theirs.id}" in caught.value.next_step
         assert stage.sent(order.transfer_id) == 0
         named = order_for(replaces=theirs.id)
+        parts.journal.acknowledge([theirs.id], parts.now)  # Their key is in our token.
         ours = enroll(parts, Listener(), named, stage.credentials(order), wait=WAIT)
     assert (ours.state, ours.vault_version) == (State.ACTIVE, 2)

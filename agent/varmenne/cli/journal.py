@@ -1,4 +1,4 @@
-"""``varmenne journal``: where durable state is, whether it is sound, its backup, and its restoring."""
+"""``varmenne journal``: where durable state is, whether it is sound, its backup and restoring, whose keys are whose."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from varmenne.cli.common import EXAMPLE, App, common_options
+from varmenne.cli.options import confirmed
 from varmenne.errors import ChecksFailed, InputError
 
 if TYPE_CHECKING:
@@ -26,13 +27,15 @@ FILE = click.Path(path_type=Path, dir_okay=False)
   varmenne journal check
   varmenne journal backup /backup/varmenne-$(date +%F).sqlite
   varmenne journal restore /backup/varmenne-2026-11-24.sqlite
+  varmenne journal acknowledge                        (keys in the token that another installation made)
 """
 )
 def journal() -> None:
     """Show, check, back up and restore the journal.
 
     It remembers every enrollment and every answer of the service, and which one-time credentials were sent. A copy of
-    it that is put back without `restore` is refused, since credentials sent after the copy would look unspent.
+    it that is put back without `restore` is refused, since credentials sent after the copy would look unspent. So is
+    one that does not know whose keys are in the token.
     """
 
 
@@ -145,22 +148,28 @@ def dump_command(settings: Settings) -> str:
     epilog=f"""{EXAMPLE}Examples:
   varmenne journal restore /backup/varmenne.sqlite
   varmenne journal restore                            (accept a journal that was put in place by other means)
-  varmenne journal restore /backup/varmenne.sqlite --json | jq .uncertain
+  varmenne journal restore /backup/varmenne.sqlite --confirm 3 --json | jq .uncertain
 """
 )
 @click.argument("backup_file", metavar="[FILE]", type=FILE, required=False)
+@click.option(
+    "--confirm", metavar="N", help="How many enrollments the restore takes back, where nobody is there to type it."
+)
 @common_options
 @click.pass_obj
-def restore(app: App, *, backup_file: Path | None) -> None:
+def restore(app: App, *, backup_file: Path | None, confirm: str | None) -> None:
     """Put a backup in the journal's place. What may have been sent since it was made becomes `uncertain`.
 
-    The journal that is replaced is kept beside it. No other command may be running. Without FILE, the journal that is
-    there now is made usable: one that was restored by PostgreSQL's tools, or copied by hand.
+    If the journal that is there knows more than the backup, it is told what would be lost, and has to be confirmed. The
+    journal that is replaced is kept beside it. No other command may be running. Without FILE, the journal that is there
+    now is made usable: one that was restored by PostgreSQL's tools, or copied by hand.
     """
     from varmenne.clock import system_clock
     from varmenne.journal.restore import restore as use_case
 
     settings = app.settings()
+    if backup_file is not None and not settings.journal.url:
+        _confirm_loss(app, Path(settings.state_dir), backup_file, confirm)
     done = use_case(Path(settings.state_dir), settings.journal, backup_file, system_clock())
     data = {
         "journal": done.name,
@@ -179,6 +188,20 @@ def restore(app: App, *, backup_file: Path | None) -> None:
         )
 
 
+def _confirm_loss(app: App, state_dir: Path, backup: Path, confirm: str | None) -> None:
+    """Tell what the journal knows and the backup does not, and have that confirmed; often there is nothing."""
+    from varmenne.journal.restore import would_lose
+
+    loss = would_lose(state_dir, backup)
+    if not loss.enrollments:
+        return
+    app.say(f"The journal that is there knows more than {backup}:")
+    app.say(f"  enrollments that are not in the backup    {loss.missing}")
+    app.say(f"  enrollments that have gone on since       {loss.changed}")
+    app.say(f"  requests that were begun since            {loss.sent}")
+    confirmed(confirm, str(loss.enrollments), f"{loss.enrollments} enrollments would be taken back.")
+
+
 def told(done: Restored) -> str:
     """Say what a restore did, and how to go on."""
     lines = [f"The journal {done.name} is usable. "]
@@ -191,3 +214,39 @@ def told(done: Restored) -> str:
     else:
         lines.append("Nothing was sent since that it does not know.")
     return "\n".join(lines)
+
+
+@journal.command(
+    epilog=f"""{EXAMPLE}Examples:
+  varmenne journal acknowledge
+  varmenne journal acknowledge --confirm 2
+  varmenne journal acknowledge --json | jq -r '.[].enrollment'
+"""
+)
+@click.option("--confirm", metavar="N", help="How many keys there are, where nobody is there to type it.")
+@common_options
+@click.pass_obj
+def acknowledge(app: App, *, confirm: str | None) -> None:
+    """Say that keys in the token are another installation's, and list what was acknowledged so far.
+
+    While the token has keys of enrollments that are not in the journal, nothing is sent: the journal may be older than
+    the token, restored with its whole folder or begun anew, and credentials that are spent would look unspent. Only a
+    person can know that the keys are another installation's. What was acknowledged is kept in the journal; keys that
+    come later are asked for again.
+    """
+    from varmenne.enrollment.reconcile import BRING_BACK, without_row
+
+    with app.parts(app.settings(), notice=False) as parts:
+        found = without_row(parts)
+        if found:
+            app.say("The token has keys of these enrollments, which are not in the journal:")
+            for one in found:
+                app.say(f"  {one}   begun on {one[:4]}-{one[4:6]}-{one[6:8]}")
+            app.say("If this installation made them, credentials of the last two weeks may be spent that look unspent.")
+            app.say(f"{BRING_BACK}.")
+            confirmed(confirm, str(len(found)), f"{len(found)} keys would count as another installation's.")
+            parts.journal.acknowledge(found, parts.now)
+        known = parts.journal.acknowledged()
+    lines = [f"{one.enrollment}   acknowledged {one.at:%Y-%m-%d %H:%M} UTC by {one.actor}" for one in known]
+    data = [{**dataclasses.asdict(one), "at": f"{one.at:%Y-%m-%dT%H:%M:%SZ}"} for one in known]
+    app.emit(data, "\n".join(lines) or "The journal knows every key that varmenne has made in the token.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 from enum import StrEnum
@@ -80,3 +81,17 @@ def order_of(
 def wait_limit(parts: Parts, wait: float | None) -> timedelta:
     """Return how long to wait for the certificate: as given, or as the settings say."""
     return timedelta(seconds=parts.settings.service.wait_limit_seconds if wait is None else wait)
+
+
+def confirmed(given: str | None, wanted: str, consequence: str) -> None:
+    """Have something typed that proves that its reader has seen it, or given by --confirm.
+
+    Raises:
+        InputError: something else was given, or there is nobody to type it.
+    """
+    if given is None:
+        if not sys.stdin.isatty():
+            raise InputError("This has to be confirmed", why=consequence, next_step=f"Add: --confirm {wanted}")
+        given = click.prompt(f"{consequence} Type {wanted} to confirm", err=True)
+    if given != wanted:
+        raise InputError(f"Not confirmed: that is not {wanted}. Nothing was done")

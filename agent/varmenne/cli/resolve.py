@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from typing import TYPE_CHECKING
-
 import click
 
 from varmenne.cli.common import EXAMPLE, App, common_options
-from varmenne.cli.options import wait_limit, wait_option
+from varmenne.cli.options import confirmed, wait_limit, wait_option
 from varmenne.domain.identifiers import enrollment_id, retrieval_id
 from varmenne.domain.steps import State
-from varmenne.errors import InputError, StateError
-
-if TYPE_CHECKING:
-    from varmenne.domain.enrollment import Enrollment
 
 DECISIONS = {
     State.ACCEPTED: ("--retrieval-id R", "the service's support has found the RetrievalId: go on with it"),
@@ -74,22 +67,17 @@ def resolve(
         if retrieval is not None:
             row = use_case.found(parts, Teller(app), row, retrieval_id(retrieval), wait=limit)
         elif resend:
-            _refuse_unless(use_case.choices(row), State.SUBMITTING, row)
-            _confirm(row, confirm, "It may spend the credentials a second time.")
+            # Before anybody types a confirmation or credentials for nothing.
+            use_case.refuse_unless(row, State.SUBMITTING)
+            confirmed(confirm, row.id, "It may spend the credentials a second time.")
             row = use_case.resend(parts, Teller(app), row, obtain_later(app, credentials), wait=limit)
         elif abandon:
-            _refuse_unless(use_case.choices(row), State.ABANDONED, row)
-            _confirm(row, confirm, "It cannot be taken up again.")
+            use_case.refuse_unless(row, State.ABANDONED)
+            confirmed(confirm, row.id, "It cannot be taken up again.")
             row = use_case.abandon(parts, Teller(app), row)
         else:
             _tell_choices(app, use_case.choices(row))
         app.emit(*details(row))
-
-
-def _refuse_unless(choices: tuple[State, ...], wanted: State, row: Enrollment) -> None:
-    """Refuse early, before anybody types a confirmation or credentials for nothing."""
-    if wanted not in choices:
-        raise StateError(f"Enrollment {row.id} is {row.state}: {DECISIONS[wanted][0]} does not apply to it")
 
 
 def _tell_choices(app: App, choices: tuple[State, ...]) -> None:
@@ -98,17 +86,3 @@ def _tell_choices(app: App, choices: tuple[State, ...]) -> None:
     for target in choices:
         option, meaning = DECISIONS[target]
         app.say(f"  {option:<18} {meaning}")
-
-
-def _confirm(row: Enrollment, confirm: str | None, consequence: str) -> None:
-    """Have the enrollment's ID typed, or given by --confirm.
-
-    Raises:
-        InputError: it is not the ID, or there is nobody to type it.
-    """
-    if confirm is None:
-        if not sys.stdin.isatty():
-            raise InputError("This has to be confirmed", why=consequence, next_step=f"Add: --confirm {row.id}")
-        confirm = click.prompt(f"{consequence} Type {row.id} to confirm", err=True)
-    if confirm != row.id:
-        raise InputError("Not confirmed: that is not the enrollment's ID. Nothing was done")

@@ -30,7 +30,8 @@ MAX_LENGTH = {
 }
 """Longest values that the service's schema allows, in characters."""
 
-_ENROLLMENT_ID = re.compile(r"\d{8}-[0-9a-f]{8}")
+_ENROLLMENT_ID = re.compile(r"[0-9]{8}-[0-9a-f]{8}")
+_LABEL_PREFIX = "varmenne-"
 _BUSINESS_ID = re.compile(r"(\d{7})-(\d)")
 _BUSINESS_ID_WEIGHTS = (7, 9, 10, 5, 8, 4, 2)
 
@@ -128,3 +129,14 @@ def enrollment_id(value: str) -> EnrollmentId:
             next_step="`varmenne list` shows the enrollments and their IDs",
         )
     return EnrollmentId(value)
+
+
+def key_label(enrollment: EnrollmentId) -> str:
+    """Return the ``CKA_LABEL`` of an enrollment's key, by which people and other installations know whose it is."""
+    return f"{_LABEL_PREFIX}{enrollment}"
+
+
+def enrollment_of_label(label: str) -> EnrollmentId | None:
+    """Return the enrollment whose key bears a ``CKA_LABEL``, or ``None`` if it is not a label of ours."""
+    value = label.removeprefix(_LABEL_PREFIX)
+    return EnrollmentId(value) if value != label and _ENROLLMENT_ID.fullmatch(value) else None

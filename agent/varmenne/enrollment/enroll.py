@@ -19,6 +19,7 @@ from varmenne.enrollment.acts import Work, issued, make_csr
 from varmenne.enrollment.engine import Engine, lease, next_step
 from varmenne.enrollment.preflight import before_spending
 from varmenne.enrollment.progress import Silent
+from varmenne.enrollment.reconcile import refuse_certified
 from varmenne.errors import InputError, StateError, VarmenneError, VerificationError
 from varmenne.journal import NewEnrollment
 
@@ -119,6 +120,7 @@ def go_on(
         return _go_on(parts, progress, row, None, wait)
     _expire(parts, row)
     before_spending(parts, progress, row.customer_id, row.channel, row.method)
+    refuse_certified(parts, row)
     with _fetched(parts, progress, credentials) as fetched:
         return _go_on(parts, progress, row, fetched, wait, proven=True)
 
@@ -141,6 +143,7 @@ def _go_on(
         _expire(parts, row)
         if not proven:
             before_spending(parts, progress, row.customer_id, row.channel, row.method)
+        refuse_certified(parts, row)
     return _with_csr(parts, progress, _walk(parts, progress, row, credentials, wait))
 
 

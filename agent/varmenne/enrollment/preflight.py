@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from varmenne.domain.steps import Method
 from varmenne.enrollment import facts
+from varmenne.enrollment.reconcile import refuse_older_journal
 from varmenne.errors import TokenUnfit
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def before_spending(
     parts.journal.prune(parts.now)
     parts.trust()
     prove_token(parts, progress)
+    refuse_older_journal(parts)
     if greets:
         parts.service.endpoint.greet()
     parts.store.preflight(facts.place(parts.settings, customer, channel))

@@ -1,19 +1,28 @@
-"""Compares the token's keys with the journal's rows: what is in one and not in the other is told, never deleted."""
+"""Compares the token's keys with the journal's rows: what is in one and not in the other is told, never deleted.
+
+A key of an enrollment that the journal does not know keeps everything from being sent: the journal may be older than
+the token, and not know which credentials are spent. :mod:`varmenne.journal.witness` tells more.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from varmenne.domain.check import Check, Verdict
+from varmenne.domain.identifiers import EnrollmentId, enrollment_of_label
 from varmenne.domain.steps import State
+from varmenne.errors import JournalError
 
 if TYPE_CHECKING:
+    from varmenne.domain.enrollment import Enrollment
     from varmenne.enrollment.parts import Parts
 
-LABEL_PREFIX = "varmenne-"
 SHOWN = 5
+BRING_BACK = (
+    "If the journal is older: bring the newest copy of it and of journal.sent, and run `varmenne journal restore FILE`"
+)
 KEY_GONE = frozenset({State.PREPARED, State.ABANDONED, State.RETIRED, State.REJECTED, State.EXPIRED})
 """States in which a missing key is no loss: it was not made yet, or is not needed any more."""
 
@@ -26,11 +35,6 @@ def reconcile(parts: Parts) -> Iterator[Check]:
     rows = {bytes(row.key_id): row for row in parts.journal.every() if row.token in {None, here}}
     labels = {row.key_label: row for row in rows.values()}
     differences = (
-        (
-            "keys without a row",
-            [label for key_id, label in in_token.items() if label.startswith(LABEL_PREFIX) and key_id not in rows],
-            "Made by another installation, or by one whose journal was lost. They are left alone",
-        ),
         (
             "rows without a key",
             [row.id for key_id, row in rows.items() if key_id not in in_token and row.state not in KEY_GONE],
@@ -52,9 +56,51 @@ def reconcile(parts: Parts) -> Iterator[Check]:
             "varmenne resume --all",
         ),
     )
-    told = [
-        Check(name, Verdict.WARN, f"{', '.join(found[:SHOWN])}{' …' if len(found) > SHOWN else ''}", next_step)
-        for name, found, next_step in differences
-        if found
-    ]
+    told = [Check(name, Verdict.WARN, _named(found), next_step) for name, found, next_step in differences if found]
+    try:
+        refuse_older_journal(parts)
+    except JournalError as exc:
+        told.insert(0, Check("journal and token", Verdict.FAIL, str(exc), exc.next_step))
     yield from told or [Check("keys", Verdict.OK, f"{len(in_token)} in the token; token and journal agree")]
+
+
+def without_row(parts: Parts) -> tuple[EnrollmentId, ...]:
+    """Return the enrollments of which the token has a key and the journal neither row nor acknowledgement."""
+    # The token first: whatever is in it by now has had its row before.
+    keys = parts.token.keys()
+    made = (enrollment_of_label(label) for _key_id, label in keys)
+    return parts.journal.unknown({one for one in made if one is not None})
+
+
+def refuse_older_journal(parts: Parts) -> None:
+    """Refuse to go on while the token has keys of enrollments that the journal does not know.
+
+    Raises:
+        JournalError: it has, and nobody has acknowledged them.
+    """
+    if found := without_row(parts):
+        raise JournalError(
+            "The token has keys of enrollments that this journal does not know",
+            why=f"{_named(found)}: the journal is older than they are, and may not know which credentials were sent, "
+            "or they are another installation's",
+            next_step=f"{BRING_BACK}. If they are another's: varmenne journal acknowledge",
+        )
+
+
+def refuse_certified(parts: Parts, row: Enrollment) -> None:
+    """Refuse to send for an enrollment that has its certificate in the token already.
+
+    Raises:
+        JournalError: it has; so its credentials were sent, and the journal has forgotten that.
+    """
+    if parts.token.certificates(row.key_id):
+        raise JournalError(
+            f"Enrollment {row.id} has its certificate in the token already, which this journal does not know",
+            why="the journal is older than the token",
+            next_step=f"{BRING_BACK}. If there is none: its credentials are spent; varmenne resolve {row.id} --abandon",
+        )
+
+
+def _named(found: Sequence[str]) -> str:
+    """Name the first few."""
+    return f"{', '.join(found[:SHOWN])}{' …' if len(found) > SHOWN else ''}"

@@ -17,6 +17,7 @@ from varmenne.enrollment.acts import Work
 from varmenne.enrollment.engine import Engine
 from varmenne.enrollment.enroll import OPENED_UNSENT, Given
 from varmenne.enrollment.preflight import before_spending
+from varmenne.enrollment.reconcile import refuse_certified
 from varmenne.errors import InputError, OutcomeUncertain, ServiceUnreachable, StateError
 from varmenne.service.interface import Operation
 
@@ -72,7 +73,7 @@ def found(parts: Parts, progress: Progress, row: Enrollment, retrieval: Retrieva
         StateError: nothing was sent for the enrollment, or it has its certificate.
         VarmenneError: whatever failed on the way on.
     """
-    _refuse_unless(row, State.ACCEPTED)
+    refuse_unless(row, State.ACCEPTED)
     engine = Engine(Work(parts, warn=progress.warns), progress)
     return engine.order(row, State.ACCEPTED, changes={"retrieval_id": retrieval}, until=parts.now + wait)
 
@@ -88,7 +89,7 @@ def resend(parts: Parts, progress: Progress, row: Enrollment, credentials: Given
         StateError: the enrollment is neither uncertain nor rejected.
         VarmenneError: whatever failed on the way; after a failure to send, the enrollment is as uncertain as before.
     """
-    _refuse_unless(row, State.SUBMITTING)
+    refuse_unless(row, State.SUBMITTING)
     facts.refuse_other_environment(parts.settings, row)
     if isinstance(credentials, Credentials):
         _refuse_other(credentials, row, parts)
@@ -97,10 +98,10 @@ def resend(parts: Parts, progress: Progress, row: Enrollment, credentials: Given
             return Engine(Work(parts, warn=progress.warns), progress).walk(row, until=parts.now + wait)
         except OutcomeUncertain:
             row = parts.journal.get(row.id)
-    if isinstance(credentials, Credentials):
-        before_spending(parts, progress, row.customer_id, row.channel)
-        return _send_again(parts, progress, row, credentials, wait)
     before_spending(parts, progress, row.customer_id, row.channel)
+    refuse_certified(parts, row)
+    if isinstance(credentials, Credentials):
+        return _send_again(parts, progress, row, credentials, wait)
     fetched = credentials()
     try:
         _refuse_other(fetched, row, parts)
@@ -136,15 +137,19 @@ def abandon(parts: Parts, progress: Progress, row: Enrollment) -> Enrollment:
     Raises:
         StateError: it is at an end already, or has its certificate.
     """
-    _refuse_unless(row, State.ABANDONED)
+    refuse_unless(row, State.ABANDONED)
     refused = row.state in {State.REJECTED, State.PREPARED, State.KEYED}
     changes = {"transfer_hash": None} if refused else {}
     detail = {"transfer_hash": row.transfer_hash} if refused else {}
     return Engine(Work(parts), progress).order(row, State.ABANDONED, changes=changes, detail=detail, until=parts.now)
 
 
-def _refuse_unless(row: Enrollment, target: State) -> None:
-    """Refuse an order that the table of steps does not have for the enrollment's state."""
+def refuse_unless(row: Enrollment, target: State) -> None:
+    """Refuse an order that makes no sense in the enrollment's state.
+
+    Raises:
+        StateError: it does not.
+    """
     if target not in choices(row):
         raise StateError(
             f"Enrollment {row.id} cannot become {target} by order",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -20,7 +20,7 @@ from varmenne.domain.enrollment import Enrollment, Event, StoredAnswer
 from varmenne.domain.keys import KeyId
 from varmenne.domain.steps import ENDED, INTENTS, Method, State, allowed
 from varmenne.errors import StateError
-from varmenne.journal import claims, meta, past, rows, schema
+from varmenne.journal import claims, meta, past, rows, schema, witness
 from varmenne.journal.copies import copy_sqlite
 from varmenne.journal.database import open_database
 from varmenne.journal.inspection import inspect
@@ -116,7 +116,7 @@ class Journal:
         values = {
             **dataclasses.asdict(new),
             "id": enrollment_id,
-            "key_label": f"varmenne-{enrollment_id}",
+            "key_label": ids.key_label(enrollment_id),
             "state": State.PREPARED,
             "version": 1,
             "created_at": now,
@@ -359,6 +359,21 @@ class Journal:
             connection.execute(sa.insert(schema.meta).values(room))
         with self._transaction() as connection:
             connection.execute(sa.delete(schema.meta).where(name.startswith("room ")))
+
+    def unknown(self, enrollments: Collection[ids.EnrollmentId]) -> tuple[ids.EnrollmentId, ...]:
+        """Return those of the enrollments that have no row here and that nobody has acknowledged as another's."""
+        with self._reading() as connection:
+            return witness.unknown(connection, enrollments)
+
+    def acknowledge(self, enrollments: Collection[ids.EnrollmentId], now: datetime) -> None:
+        """Keep that a person said of enrollments without a row that they are another installation's."""
+        with self._transaction() as connection:
+            witness.acknowledge(connection, enrollments, now)
+
+    def acknowledged(self) -> tuple[witness.Acknowledged, ...]:
+        """Return all that was acknowledged, in order of the enrollments' IDs."""
+        with self._reading() as connection:
+            return witness.acknowledged(connection)
 
     def inspect(self) -> Iterator[Check]:
         """Look through the whole journal and yield what was found, changing nothing."""

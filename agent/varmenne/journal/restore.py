@@ -16,6 +16,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from varmenne.domain.steps import State
 from varmenne.errors import InputError, JournalError
 from varmenne.journal import past, schema
 from varmenne.journal.copies import copy_sqlite, prove, to_disk
@@ -46,6 +47,50 @@ class Restored:
     recorded: bool
     doubts: tuple[past.Doubt, ...]
     newest: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """What a journal knows and a backup does not: enrollments that are not in it, that have gone on since, requests."""
+
+    missing: int
+    changed: int
+    sent: int
+
+    @property
+    def enrollments(self) -> int:
+        """How many enrollments a restore would take back."""
+        return self.missing + self.changed
+
+
+def would_lose(state_dir: Path, backup: Path) -> Loss:
+    """Compare the SQLite journal that is there with a backup, of whatever version each is; nothing is changed.
+
+    A journal that is missing or cannot be read has nothing to lose.
+
+    Raises:
+        InputError: the file is no backup of a journal.
+        JournalError: it is damaged.
+    """
+    refuse_no_backup(backup)
+    kept, kept_sent = _contents(backup)
+    try:
+        rows, sent = _contents(state_dir / JOURNAL_NAME)
+    except sqlite3.Error:
+        return Loss(0, 0, 0)
+    return Loss(
+        missing=len(rows.keys() - kept.keys()),
+        changed=sum(updated > kept[name] for name, updated in rows.items() if name in kept),
+        sent=max(0, sent - kept_sent),
+    )
+
+
+def _contents(path: Path) -> tuple[dict[str, str], int]:
+    """Return ID → time of the last change of the enrollments in an SQLite file, and how many requests were begun."""
+    with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+        rows = dict(connection.execute("SELECT id, updated_at FROM enrollment").fetchall())
+        sent = connection.execute("SELECT count(*) FROM event WHERE target = ?", [State.SUBMITTING]).fetchone()
+    return rows, sent[0]
 
 
 def restore(state_dir: Path, settings: JournalSettings, backup: Path | None, now: datetime) -> Restored:
