@@ -42,7 +42,11 @@ def read_secret(source: str, *, what: str) -> Secret:
         if kind == "fd":
             raw = _read_descriptor(int(name))
         else:
-            raw = _read_file(_credential_path(name, what) if kind == "credential" else Path(name), what)
+            path = _credential_path(name, what) if kind == "credential" else Path(name)
+            # systemd gives a credential to one user by an access control list, which shows as a right of the group.
+            if kind == "file":
+                _warn_if_others_read(path, what)
+            raw = _read_file(path)
     except OSError as exc:
         raise ConfigError(f"The {what} cannot be read from {source}", why=exc.strerror or str(exc)) from exc
     return _checked(raw, what)
@@ -95,14 +99,18 @@ def _read_descriptor(number: int) -> bytes:
     return value
 
 
-def _read_file(path: Path, what: str) -> bytes:
-    """Read a secret's file, and warn when group or others may read it too."""
+def _warn_if_others_read(path: Path, what: str) -> None:
+    """Warn when group or others may read a secret's file."""
     if stat.S_IMODE(path.stat().st_mode) & 0o077:
         warnings.warn(
             f"{path} holds the {what} and other users may read it; run: chmod 600 {path}",
             ReadableByOthers,
             stacklevel=3,
         )
+
+
+def _read_file(path: Path) -> bytes:
+    """Read a secret's file, one byte more than a secret may have."""
     with path.open("rb") as file:
         return file.read(MAX_SECRET_BYTES + 1)
 

@@ -115,6 +115,16 @@ def test_a_credential_is_tried_again_only_by_order(shim: Shim, monkeypatch: pyte
         client.login()
 
 
+def test_a_credential_that_systemd_gives_by_an_access_list_is_no_reason_to_warn(
+    shim: Shim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By systemd 254 and later its mode is 0440, though only one user may read it; here a warning is an error."""
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(shim.pin_file.parent))
+    shim.pin_file.chmod(0o440)
+    with shim.client(pin="credential:pin") as client:
+        client.login()
+
+
 def test_an_order_is_for_one_try(shim: Shim) -> None:
     """``retry_pin`` lets the PIN be tried once, not once per call."""
     make_wrong(shim)
