@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from harness.forge import AT, Forge
 from harness.fuzzing import target
+from harness.mutations import mutations
 from varmenne.errors import VerificationError
 from varmenne.service.answers import Answer, verify_answer
 from varmenne.service.certificates import read_certificate_file
@@ -19,19 +20,12 @@ from varmenne.service.interface import Operation
 SHORT = settings(
     max_examples=200, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-LONG = settings(SHORT, max_examples=100_000)
-
-TOKENS = st.sampled_from(
-    "<ds:Signature> </ds:Signature> <!DOCTYPE "
-    "&amp; &#13; <!----> <?x?> <![CDATA[ ]]> </RetrievalId> <RetrievalId> "
-    "OK FAIL \ufeff xmlns='' \0 < >".encode().split(b" ")
-)
 
 
 @pytest.fixture(scope="module")
-def check(forge: Forge) -> Callable[[bytes], Answer | None]:
+def check(forge: Forge, genuine: tuple[bytes, ...]) -> Callable[[bytes], Answer | None]:
     """Return the fuzz target: it fails if anything but a genuine answer, or a refusal by a named check, comes out."""
-    return target(forge)
+    return target(forge, genuine)
 
 
 @pytest.fixture(scope="module")
@@ -69,21 +63,7 @@ def test_pieces_moved_about_change_no_value(
     check: Callable[[bytes], Answer | None], genuine: tuple[bytes, ...], data: st.DataObject
 ) -> None:
     """Pieces cut out, doubled, moved and put in: the same values, or a refusal by a check that has a name."""
-    body = data.draw(st.sampled_from(genuine))
-    for _step in range(data.draw(st.integers(1, 4))):
-        a, b = sorted((data.draw(st.integers(0, len(body))), data.draw(st.integers(0, len(body)))))
-        c = data.draw(st.integers(0, len(body)))
-        body = data.draw(
-            st.sampled_from(
-                [
-                    body[:a] + body[b:],
-                    body[:c] + body[a:b] + body[c:],
-                    body[:a] + data.draw(TOKENS) + body[a:],
-                    body[:a] + data.draw(st.binary(max_size=20)) + body[b:],
-                ]
-            )
-        )
-    check(body)
+    check(data.draw(mutations(genuine)))
 
 
 @SHORT
@@ -125,17 +105,3 @@ def test_reading_files_raises_only_our_errors(data: bytes) -> None:
         read_certificate_file(data)
     except InputError:
         return
-
-
-@pytest.mark.long
-@pytest.mark.timeout(0)
-@seed(20_171_024)
-@LONG
-@given(data=st.data())
-def test_long_fuzzing(check: Callable[[bytes], Answer | None], genuine: tuple[bytes, ...], data: st.DataObject) -> None:
-    """The short tests' mutations, for hours if need be. `python -m harness.fuzzing` does it with atheris."""
-    body = bytearray(data.draw(st.sampled_from(genuine)))
-    for _step in range(data.draw(st.integers(1, 12))):
-        a, b = sorted((data.draw(st.integers(0, len(body))), data.draw(st.integers(0, len(body)))))
-        body[a:b] = data.draw(st.one_of(TOKENS, st.binary(max_size=8), st.just(bytes(body[b : b + 40]))))
-    check(bytes(body))
