@@ -204,7 +204,7 @@ def _signed(document: bytes, certificate: x509.Certificate) -> Any:
             document, x509_cert=certificate, expect_config=configuration, validate_schema=False
         )
     except Exception as exc:  # noqa: BLE001 - besides its own errors it leaks ValueError, TypeError and lxml's
-        _refuse("signature", str(exc) or type(exc).__name__)
+        _refuse("signature", str(exc).rstrip(": ") or type(exc).__name__)
     signed = getattr(result, "signed_xml", None)
     if signed is None:
         _refuse("signature", "what was signed is not XML")
