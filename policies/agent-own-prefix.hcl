@@ -18,6 +18,15 @@ path "secret/metadata/varmenne/{{identity.entity.metadata.varmenne_agent}}/+/+/+
   }
 }
 
+# What consumers say that they serve. Only they write it.
+path "secret/metadata/varmenne/{{identity.entity.metadata.varmenne_agent}}/+/+/+/served" {
+  capabilities = ["list"]
+}
+
+path "secret/data/varmenne/{{identity.entity.metadata.varmenne_agent}}/+/+/+/served/+" {
+  capabilities = ["read"]
+}
+
 path "auth/token/lookup-self" {
   capabilities = ["read"]
 }

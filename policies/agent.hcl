@@ -21,6 +21,15 @@ path "secret/metadata/varmenne/+/+/+/+" {
   }
 }
 
+# What consumers say that they serve. Only they write it.
+path "secret/metadata/varmenne/+/+/+/served" {
+  capabilities = ["list"]
+}
+
+path "secret/data/varmenne/+/+/+/served/+" {
+  capabilities = ["read"]
+}
+
 # Its own token: how long it lives, more time, and its end when the agent stops.
 path "auth/token/lookup-self" {
   capabilities = ["read"]

@@ -1,5 +1,5 @@
 # A consumer: software that serves one customer's certificate on one channel. It reads that record and those of
-# its generations, nothing else.
+# its generations, and may tell which one it serves. Nothing else.
 #
 # Replace test, 1234567-8 and ws by the environment, the customer ID and the channel. Customer IDs that are not plain
 # (letters, digits, ".", "_", "-") have the form "id-" and 32 hexadecimal digits here; `varmenne show` tells the path.
@@ -18,6 +18,16 @@ path "secret/data/varmenne/test/1234567-8/ws/generation-*" {
 }
 
 path "secret/metadata/varmenne/test/1234567-8/ws/generation-*" {
+  capabilities = ["read"]
+}
+
+# What it serves (`varmenne pull --acknowledge consumer`). With several consumers, give each a policy with a name of its own
+# in the place of the last word: `varmenne vault setup --for consumer --consumer NAME`.
+path "secret/data/varmenne/test/1234567-8/ws/served/consumer" {
+  capabilities = ["create", "update", "read"]
+}
+
+path "secret/metadata/varmenne/test/1234567-8/ws/served/consumer" {
   capabilities = ["read"]
 }
 

@@ -16,6 +16,15 @@ path "secret/metadata/varmenne/test/1234567-8/ws/+" {
   }
 }
 
+# What consumers say that they serve. Only they write it.
+path "secret/metadata/varmenne/test/1234567-8/ws/served" {
+  capabilities = ["list"]
+}
+
+path "secret/data/varmenne/test/1234567-8/ws/served/+" {
+  capabilities = ["read"]
+}
+
 path "auth/token/lookup-self" {
   capabilities = ["read"]
 }

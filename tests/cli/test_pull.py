@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 import subprocess
 from typing import TYPE_CHECKING, Any
 
@@ -249,6 +250,88 @@ def test_a_subject_without_the_customer_is_refused_if_the_settings_say_so(stage:
     done = pull(stage, tmp_path / "tls")
     assert done.code == 0
     assert "does not hold the customer ID" in done.err
+
+
+def as_consumer(stage: Stage, name: str) -> None:
+    """Have the settings log in with a consumer's role, made by `vault setup`."""
+    root = stage.vault.root
+    admin = stage.folder / "admin-token"
+    admin.touch(0o600)
+    admin.write_text(stage.vault.server.root_token.reveal())
+    made = stage.run(
+        *("vault", "setup", "--for", "consumer", "--customer-id", CUSTOMER, "--consumer", name),
+        *("--admin-token", f"file:{admin}", "--role", f"varmenne-{name}-{stage.vault.settings.mount}", "--json"),
+    )
+    assert made.code == 0
+    file = stage.folder / f"{name}-secret-id"
+    file.touch(0o600)
+    role = f"varmenne-{name}-{stage.vault.settings.mount}"
+    file.write_text(root.auth.approle.generate_secret_id(role)["data"]["secret_id"])
+    login = {"method": "approle", "role_id": made.json["role_id"], "secret_id": f"file:{file}"}
+    stage.configure(vault={"login": login})
+
+
+def served(stage: Stage) -> list[dict[str, Any]]:
+    """What the agent sees of the consumers."""
+    stage.configure()
+    done = stage.run("vault", "served", "--customer-id", CUSTOMER, "--json")
+    assert done.code == 0
+    found: list[dict[str, Any]] = done.json
+    return found
+
+
+def test_consumers_tell_what_they_serve(stage: Stage, tmp_path: Path) -> None:
+    """Each with a role of its own, after its reload; the agent sees who still serves the certificate before."""
+    enroll(stage)
+    assert served(stage) == []
+    for name in ("web-1", "web-2"):
+        as_consumer(stage, name)
+        done = pull(stage, tmp_path / name, "--acknowledge", name)
+        assert (done.code, done.json["acknowledged"]) == (0, True)
+        assert pull(stage, tmp_path / name, "--acknowledge", name).json["acknowledged"] is False
+    assert [(one["consumer"], one["current"]) for one in served(stage)] == [("web-1", True), ("web-2", True)]
+    [row] = stage.rows()
+    enroll(stage, "--replaces", row.id)
+    as_consumer(stage, "web-2")
+    assert pull(stage, tmp_path / "web-2", "--acknowledge", "web-2").json["acknowledged"] is True
+    first, second = served(stage)
+    assert (first["serial_number"], first["current"], first["generation"]) == (row.serial_number, False, 1)
+    assert (second["current"], second["generation"], second["host"]) == (True, 2, socket.gethostname())
+    shown = stage.run("vault", "served", "--customer-id", CUSTOMER).out.splitlines()
+    assert [line.split()[:2] for line in shown] == [["web-1", "ANOTHER"], ["web-2", "current"]]
+
+
+def test_what_is_not_reloaded_is_not_told(stage: Stage, tmp_path: Path) -> None:
+    """A server that may still serve the certificate before has not acknowledged the new one."""
+    enroll(stage)
+    as_consumer(stage, "web-1")
+    arguments = ("pull", "--customer-id", CUSTOMER, "--to", tmp_path / "tls", "--acknowledge", "web-1")
+    assert stage.run(*arguments, "--reload", "false").code == 14
+    assert served(stage) == []
+    as_consumer(stage, "web-1")
+    assert stage.run(*arguments, "--reload", "true").code == 0
+    assert [one["consumer"] for one in served(stage)] == ["web-1"]
+
+
+def test_a_consumer_cannot_tell_in_anothers_place(stage: Stage, tmp_path: Path) -> None:
+    """The files are in place and reloaded; the exit code says that something waits."""
+    enroll(stage)
+    as_consumer(stage, "web-1")
+    done = pull(stage, tmp_path / "tls", "--acknowledge", "web-2")
+    assert done.code == 14
+    assert "could not be told" in done.err
+    assert (bool(contents(tmp_path / "tls")), reloads(stage)) == (True, 1)
+    assert served(stage) == []
+
+
+def test_a_consumers_name_is_looked_at_first(stage: Stage, tmp_path: Path) -> None:
+    """One that cannot be part of a path is refused before anything is done."""
+    enroll(stage)
+    assert pull(stage, tmp_path / "tls", "--acknowledge", "web/1").code == 4
+    assert not (tmp_path / "tls").exists()
+    setup = ("vault", "setup", "--customer-id", CUSTOMER, "--print", "--for")
+    assert stage.run(*setup, "consumer", "--consumer", "a b").code in {3, 4}
+    assert stage.run(*setup, "publisher", "--consumer", "web-1").code == 4
 
 
 def test_nothing_published_is_told(stage: Stage, tmp_path: Path) -> None:

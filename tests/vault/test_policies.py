@@ -39,7 +39,27 @@ FOREIGN = "varmenne/a2/test/1234567-8/ws/current"
 OWN_GENERATION = "varmenne/a1/test/1234567-8/ws/generation-{role}"
 DRAFT = "varmenne/test/1234567-8/ws/draft"
 """Something else beside the customer's records."""
-RECORDS = (OURS, GENERATION, DRAFT, THEIRS, OWN, FOREIGN, "other/secret")
+SERVED = "varmenne/test/1234567-8/ws/served/consumer"
+"""Where the consumer tells what it serves, and below where others do."""
+OTHERS_SERVED, THEIRS_SERVED = "varmenne/test/1234567-8/ws/served/web", "varmenne/test/7654321-0/ws/served/web"
+OWN_SERVED = "varmenne/a1/test/1234567-8/ws/served/web"
+CONSUMERS, OWN_CONSUMERS = (path.rpartition("/")[0] for path in (SERVED, OWN_SERVED))
+DELETABLE = {
+    "theirs": THEIRS,
+    "ours": OURS,
+    "own": OWN,
+    "generation": GENERATION,
+    "served": SERVED,
+    "served by another": OTHERS_SERVED,
+    "served under an own prefix": OWN_SERVED,
+    "consumers": CONSUMERS,
+    "own consumers": OWN_CONSUMERS,
+}
+"""Name → path of which nobody may take anything away."""
+RECORDS = (
+    *(OURS, GENERATION, DRAFT, THEIRS, OWN, FOREIGN, "other/secret"),
+    *(OTHERS_SERVED, THEIRS_SERVED, OWN_SERVED, CONSUMERS, OWN_CONSUMERS),
+)
 MERGE_PATCH = {"Content-Type": "application/merge-patch+json"}
 
 
@@ -59,6 +79,7 @@ class Row:
 AGENT, CONSUMER, AUDITOR, SETUP = ("agent",), ("consumer",), ("auditor",), ("setup",)
 WRITER, READER, PUBLISHERS = ("credentials-writer",), ("credentials-reader",), ("agent", "publisher")
 AGENTS, OWN_AGENT = ("agent", "agent-own-prefix", "publisher"), ("agent-own-prefix",)
+OWNERS = ("agent-own-prefix", "auditor")
 ALL = POLICIES
 DATA, META = f"{MOUNT}/data", f"{MOUNT}/metadata"
 NOTHING = 'path "nothing" {\n  capabilities = ["deny"]\n}\n'
@@ -104,6 +125,28 @@ TABLE = (
     Row("read metadata under an own prefix", "get", f"{META}/{OWN}", (*OWN_AGENT, "auditor")),
     Row("read metadata under another agent's prefix", "get", f"{META}/{FOREIGN}", AUDITOR),
     Row("read metadata under another prefix", "get", f"{META}/other/secret"),
+    Row("tell what it serves", "post", f"{DATA}/{SERVED}", CONSUMER, {"cas": 0}),
+    Row("tell what it serves again", "post", f"{DATA}/{SERVED}", CONSUMER, {"cas": 1}),
+    Row("tell what another consumer serves", "post", f"{DATA}/{SERVED}-2", (), {"cas": 0}),
+    Row("change what another consumer serves", "post", f"{DATA}/{OTHERS_SERVED}", (), {"cas": 1}),
+    Row("tell what is served under an own prefix", "post", f"{DATA}/{OWN_SERVED}", (), {"cas": 1}),
+    Row("tell of a new one under an own prefix", "post", f"{DATA}/{OWN_SERVED}-2", (), {"cas": 0}),
+    Row("read what it serves", "get", f"{DATA}/{SERVED}", (*PUBLISHERS, "consumer")),
+    Row("read what another consumer serves", "get", f"{DATA}/{OTHERS_SERVED}", PUBLISHERS),
+    Row("read what another customer's consumer serves", "get", f"{DATA}/{THEIRS_SERVED}", AGENT),
+    Row("read what is served under an own prefix", "get", f"{DATA}/{OWN_SERVED}", OWN_AGENT),
+    Row("read below what is served", "get", f"{DATA}/{OTHERS_SERVED}/below"),
+    Row("read below what is served under an own prefix", "get", f"{DATA}/{OWN_SERVED}/below"),
+    Row("read the metadata of what it serves", "get", f"{META}/{SERVED}", ("consumer", "auditor")),
+    Row("read the metadata of what another serves", "get", f"{META}/{OTHERS_SERVED}", AUDITOR),
+    Row("set the metadata of what it serves", "post", f"{META}/{SERVED}", (), TAG),
+    Row("set the metadata of what another serves", "post", f"{META}/{OTHERS_SERVED}", (), TAG),
+    Row("list consumers", "list", f"{META}/{CONSUMERS}", (*PUBLISHERS, "auditor")),
+    Row("list consumers under an own prefix", "list", f"{META}/{OWN_CONSUMERS}", OWNERS),
+    Row("read the metadata of the consumers' folder", "get", f"{META}/{CONSUMERS}", AUDITOR),
+    Row("read an own folder's metadata", "get", f"{META}/{OWN_CONSUMERS}", AUDITOR),
+    Row("set the metadata of the consumers' folder", "post", f"{META}/{CONSUMERS}", (), TAG),
+    Row("set an own folder's metadata", "post", f"{META}/{OWN_CONSUMERS}", (), TAG),
     Row("list environments", "list", f"{META}/varmenne", AUDITOR),
     Row("list customers", "list", f"{META}/varmenne/test", AUDITOR),
     Row("list records", "list", f"{META}/varmenne/test/1234567-8/ws", AUDITOR),
@@ -134,7 +177,7 @@ TABLE = (
     ),
     *(
         Row(f"{words} ({where})", method, path.format(path=record), (), body)
-        for where, record in (("theirs", THEIRS), ("ours", OURS), ("own", OWN), ("generation", GENERATION))
+        for where, record in DELETABLE.items()
         for words, method, path, body in (
             ("delete the latest version", "delete", f"{DATA}/{{path}}", None),
             ("delete a version", "post", f"{MOUNT}/delete/{{path}}", {"versions": [1]}),

@@ -56,6 +56,44 @@ def check(app: App, *, customer_id: str | None, channel: str) -> None:
 
 @vault.command(
     epilog=f"""{EXAMPLE}Examples:
+  varmenne vault served --customer-id 0123456-7
+  varmenne vault served --json | jq '.[] | select(.current | not) | .consumer'
+"""
+)
+@customer_option
+@channel_option
+@common_options
+@click.pass_obj
+def served(app: App, *, customer_id: str | None, channel: str) -> None:
+    """Show which certificate the consumers say that they serve, and whether it is the current one.
+
+    Consumers tell it by `varmenne pull --acknowledge NAME`. Nobody has to: one who does not is not shown.
+    """
+    from varmenne.domain.forms import iso
+
+    settings = app.settings()
+    where = location_of(settings, customer_id or "", channel)
+    with app.parts(settings, notice=False) as parts:
+        found, current = parts.store.served(where), parts.store.read(where)
+    serial = current.data.get("serial_number") if current else None
+    data = [
+        {
+            **dataclasses.asdict(one),
+            "at": one.at and iso(one.at),
+            "current": one.serial_number is not None and one.serial_number == serial,
+        }
+        for one in found
+    ]
+    lines = [
+        f"{row['consumer']}  {'current' if row['current'] else 'ANOTHER'}  {row['serial_number'] or 'unreadable'}"
+        f"  {row['host'] or '-'}, {row['at'] or '-'}"
+        for row in data
+    ]
+    app.emit(data, "\n".join(lines) or f"No consumer of {where.path} has told what it serves.")
+
+
+@vault.command(
+    epilog=f"""{EXAMPLE}Examples:
   varmenne vault republish
   varmenne vault republish --json | jq '.[].id'
   varmenne doctor && echo 'Vault has what was published'

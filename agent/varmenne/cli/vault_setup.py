@@ -31,7 +31,7 @@ customer_option = click.option(
     epilog=f"""{EXAMPLE}Examples:
   varmenne vault setup --dry-run --admin-token file:/root/.vault-token
   varmenne vault setup --admin-token prompt --secret-id-to /run/varmenne/wrapped-secret-id
-  varmenne vault setup --for consumer --customer-id 0123456-7 --admin-token prompt
+  varmenne vault setup --for consumer --customer-id 0123456-7 --consumer web-1 --admin-token prompt
   varmenne vault setup --print > setup-vault.sh
 """
 )
@@ -39,6 +39,7 @@ customer_option = click.option(
 @click.option("--role", metavar="NAME", help="Name of policy and AppRole in Vault; otherwise varmenne-POLICY.")
 @customer_option
 @channel_option
+@click.option("--consumer", metavar="NAME", help="The consumer's own name, under which it may tell what it serves.")
 @click.option(
     "--admin-token",
     metavar="SOURCE",
@@ -62,6 +63,7 @@ def setup(
     role: str | None,
     customer_id: str | None,
     channel: str,
+    consumer: str | None,
     admin_token: str,
     dry_run: bool,
     show: bool,
@@ -75,7 +77,7 @@ def setup(
     from varmenne.vault import setup as vault_setup
 
     settings = app.settings()
-    target = _target(settings, policy, role, customer_id, channel)
+    target = _target(settings, policy, role, customer_id, channel, consumer=consumer)
     if show:
         click.echo(vault_setup.commands(target))
         return
@@ -101,22 +103,27 @@ def setup(
     app.emit(result, text)
 
 
-def _target(settings: Settings, policy: str, role: str | None, customer_id: str | None, channel: str) -> Target:
+def _target(
+    settings: Settings, policy: str, role: str | None, customer_id: str | None, channel: str, *, consumer: str | None
+) -> Target:
     """Parse what is to be set up.
 
     Raises:
-        InputError: there is no such policy, or a customer is named for one that is for all, or none for one.
+        InputError: there is no such policy, or a customer is named for one that is for all, or none for one, or a
+            consumer for another policy than the consumer's.
     """
-    from varmenne.vault.policies import FOR_ONE_CUSTOMER, POLICIES
+    from varmenne.vault.policies import CONSUMER, FOR_ONE_CUSTOMER, POLICIES
     from varmenne.vault.setup import OWN_PREFIX, Target
 
     if policy not in POLICIES:
         raise InputError(f"There is no policy {policy!r}", next_step=f"Known here: {', '.join(POLICIES)}")
+    if consumer is not None and policy != CONSUMER:
+        raise InputError(f"The policy {policy} is not a consumer's", next_step="Leave --consumer out")
     location = None
     name = f"varmenne-{policy}"
     if policy in FOR_ONE_CUSTOMER:
         location = location_of(settings, customer_id or "", channel)
-        name += "-" + "-".join(location.path.split("/")[-4:-1])
+        name += "-" + "-".join(location.path.split("/")[-4:-1]) + (f"-{consumer}" if consumer else "")
     elif customer_id is not None:
         raise InputError(f"The policy {policy} is for all customers", next_step="Leave --customer-id out")
     elif policy == OWN_PREFIX:
@@ -127,6 +134,7 @@ def _target(settings: Settings, policy: str, role: str | None, customer_id: str 
         policy=policy,
         role=role or name,
         location=location,
+        consumer=consumer or CONSUMER,
         auth_mount=settings.vault.login.mount or "approle",
     )
 

@@ -14,6 +14,7 @@ import os
 import secrets
 import shlex
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,11 +26,13 @@ from varmenne.domain.forms import iso
 from varmenne.enrollment import facts, revoked
 from varmenne.errors import InputError, NotFinished, VaultError, VerificationError
 from varmenne.service.certificates import SubjectPolicy, verify_certificate
+from varmenne.vault.location import consumer_name
 
 if TYPE_CHECKING:
     from varmenne.domain.identifiers import Channel, CustomerId
     from varmenne.enrollment.parts import Parts
     from varmenne.enrollment.progress import Progress
+    from varmenne.vault import Location
 
 CURRENT = "current"
 RELOAD_DUE = ".reload-due"
@@ -45,6 +48,7 @@ class Pulled:
     Attributes:
         changed: whether the files are new.
         reloaded: whether the reload command was run.
+        acknowledged: whether Vault was told now that the certificate is served here.
         version: the record's version in Vault.
         record: the record.
         folder: where the files are.
@@ -52,6 +56,7 @@ class Pulled:
 
     changed: bool
     reloaded: bool
+    acknowledged: bool
     version: int
     record: dict[str, Any]
     folder: Path
@@ -66,6 +71,7 @@ def pull(
     *,
     reload: str = "",
     with_key: bool = True,
+    consumer: str = "",
 ) -> Pulled:
     """Bring the current certificate of a customer's channel into a folder.
 
@@ -77,16 +83,20 @@ def pull(
         folder: where to; the files are in its ``current``.
         reload: a command, without a shell, to run if the files have changed or an earlier run of it is still due.
         with_key: demand that the certificate's key is in the local token.
+        consumer: name under which Vault is told, after all else, that the certificate is served here; empty for not.
 
     Raises:
         VaultError: Vault cannot be asked, or nothing is published.
         VerificationError: the record contradicts itself, is another customer's, is not trusted or revoked, is older
             than what is here, or the local token has another key or none. Nothing was changed.
-        InputError: the folder cannot be written.
-        NotFinished: the files are in place, but the reload command failed: the next pull runs it again; or the
-            settings demand to know that the certificate is not revoked, and it is not known: nothing was changed.
+        InputError: the folder cannot be written, or the consumer's name cannot be part of a path.
+        NotFinished: the files are in place, but the reload command failed, or Vault does not take it that they are
+            served: the next pull tries again; or the settings demand to know that the certificate is not revoked, and
+            it is not known: nothing was changed.
     """
     where = facts.place(parts.settings, customer, channel)
+    if consumer:
+        consumer_name(consumer)
     published = parts.store.read(where)
     if published is None:
         raise VaultError(
@@ -104,7 +114,8 @@ def pull(
         reloaded = bool(reload) and (folder / RELOAD_DUE).exists()
         if reloaded:
             _reload(reload, folder)
-    return Pulled(changed, reloaded, published.version, record, folder / CURRENT)
+        acknowledged = bool(consumer) and _acknowledge(parts, where, consumer, record)
+    return Pulled(changed, reloaded, acknowledged, published.version, record, folder / CURRENT)
 
 
 def _verify(
@@ -243,6 +254,22 @@ def _sync(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _acknowledge(parts: Parts, where: Location, consumer: str, record: dict[str, Any]) -> bool:
+    """Tell Vault that the certificate is served here, so that the one before can be retired; return whether it was new.
+
+    Raises:
+        NotFinished: Vault does not take it.
+    """
+    try:
+        return parts.store.acknowledge(where, consumer, record, host=socket.gethostname(), now=parts.now)
+    except VaultError as exc:
+        raise NotFinished(
+            "The new files are in place, but Vault could not be told that they are served",
+            why=str(exc),
+            next_step=f"{exc.next_step}. The next `varmenne pull` tries again".removeprefix(". "),
+        ) from exc
 
 
 def _reload(command: str, folder: Path) -> None:

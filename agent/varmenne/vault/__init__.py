@@ -11,6 +11,7 @@ from varmenne.vault.connection import Patience
 from varmenne.vault.location import Location
 from varmenne.vault.policies import policy_text
 from varmenne.vault.record import build_record, index_strings, record_schema
+from varmenne.vault.served import Served, served_schema
 from varmenne.vault.store import CertificateStore, MetadataNotWritten, Published
 
 __all__ = [
@@ -19,8 +20,10 @@ __all__ = [
     "MetadataNotWritten",
     "Patience",
     "Published",
+    "Served",
     "build_record",
     "index_strings",
     "policy_text",
     "record_schema",
+    "served_schema",
 ]

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 SHORT_TTL_SECONDS = 300
 """A token that cannot be renewed should live as long as waiting for one certificate may take, and that is minutes."""
 
-NEEDED = {"data": ("create", "read", "update"), "metadata": ("patch",)}
-"""KV version 2 path → rights that publishing uses. Those on metadata are wanted, but a record is sound without them."""
+NEEDED = ("create", "read", "update")
+"""Rights that publishing uses at a record."""
 
 DANGEROUS = {
     "data": ("delete", "sudo"),
@@ -152,29 +152,28 @@ def mount(connection: Connection, location: Location) -> Check:  # noqa: ARG001 
 def rights(connection: Connection, location: Location) -> Check:
     """Ask Vault what our token may do at the records' own paths: the current certificate's, and a generation's."""
     name = connection.settings.mount
-    paths = [place.path for place in (location, location.generation(1))]
-    table = {f"{name}/{kind}/{path}": wanted for kind, wanted in NEEDED.items() for path in paths}
-    found = _capabilities(connection, {where: where for where in table})
-    lacking = {
-        where: [right for right in wanted if not found[where] & {right, "root"}] for where, wanted in table.items()
+    records = [f"{name}/data/{place.path}" for place in (location, location.generation(1))]
+    wanted = {
+        f"{name}/metadata/{location.path}": ("patch", "custom metadata cannot be set"),
+        f"{name}/metadata/{location.generation(1).path}": ("patch", "custom metadata cannot be set"),
+        f"{name}/metadata/{location.served().path}": ("list", "it is not seen who still serves an old certificate"),
+        f"{name}/data/{location.served_by(SOMEBODY).path}": ("read", "it is not seen what consumers serve"),
     }
-    for where in [f"{name}/data/{path}" for path in paths]:
-        if lacking[where]:
+    found = _capabilities(connection, {where: where for where in (*records, *wanted)})
+    for where in records:
+        if lacking := [right for right in NEEDED if not found[where] & {right, "root"}]:
             raise VaultDenied(
-                f"Our Vault token may not {', '.join(lacking[where])} at {where}",
+                f"Our Vault token may not {', '.join(lacking)} at {where}",
                 why="its policies do not grant it",
                 next_step="Give the role the policy of policies/agent.hcl",
                 path=where,
-                lacking=lacking[where],
+                lacking=lacking,
             )
-    told = f"create, read and update at {name}/data/{location.path} and its generations"
-    if any(lacking.values()):
-        return Check(
-            "rights",
-            Verdict.WARN,
-            f"{told}, but no patch at their metadata: no custom metadata",
-            "Give the role the policy of policies/agent.hcl",
-        )
+    told = f"{', '.join(NEEDED)} at {records[0]} and its generations"
+    for where, (right, otherwise) in wanted.items():
+        if not found[where] & {right, "root"}:
+            next_step = "Give the role the policy of policies/agent.hcl"
+            return Check("rights", Verdict.WARN, f"{told}, but not {right} at {where}: {otherwise}", next_step)
     return Check("rights", Verdict.OK, told)
 
 

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from varmenne.errors import ConfigError
+from varmenne.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from varmenne.domain.identifiers import Channel, CustomerId, Environment
@@ -17,6 +17,9 @@ CURRENT = "current"
 
 GENERATION = "generation-"
 """Begin of the last segment of the records that hold one generation each, for ever; its number follows."""
+
+SERVED = "served"
+"""Last segment of the folder where consumers tell what they serve."""
 
 _SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _HASHED = re.compile(r"id-[0-9a-f]{32}")
@@ -32,7 +35,7 @@ class Location:
         environment: test or production; the two never share a path.
         customer: the customer ID as the service knows it.
         channel: what the certificate is for.
-        record: which of the records there; that of the certificate in use, unless :meth:`generation` says otherwise.
+        record: which of the records there; that of the certificate in use, unless a method below says otherwise.
 
     Raises:
         ConfigError: the prefix has a segment that is not of letters, digits, ``.``, ``_`` and ``-``.
@@ -58,6 +61,18 @@ class Location:
         """Return the place of the record of one generation, which stays when another one becomes the current one."""
         return replace(self, record=f"{GENERATION}{number}")
 
+    def served(self) -> Location:
+        """Return the folder where consumers tell what they serve."""
+        return replace(self, record=SERVED)
+
+    def served_by(self, consumer: str) -> Location:
+        """Return the place where one consumer tells what it serves.
+
+        Raises:
+            InputError: its name cannot be part of a path.
+        """
+        return replace(self, record=f"{SERVED}/{consumer_name(consumer)}")
+
 
 def customer_segment(customer: CustomerId) -> str:
     """Return a customer ID as a path segment.
@@ -66,9 +81,23 @@ def customer_segment(customer: CustomerId) -> str:
     first 32 hexadecimal digits of its SHA-256; so is one that looks like such a replacement, lest it be taken for
     another customer's. The record itself always holds the ID as it is.
     """
-    if _is_segment(customer) and not _HASHED.fullmatch(customer):
+    if is_segment(customer) and not _HASHED.fullmatch(customer):
         return customer
     return f"id-{hashlib.sha256(customer.encode()).hexdigest()[:_HASH_DIGITS]}"
+
+
+def consumer_name(name: str) -> str:
+    """Return a consumer's name if it can be part of a path.
+
+    Raises:
+        InputError: it cannot.
+    """
+    if is_segment(name):
+        return name
+    raise InputError(
+        f"{name!r} cannot be a consumer's name",
+        why="it has 1 to 64 letters, digits, '.', '_' or '-', begins with a letter or digit and has no '..'",
+    )
 
 
 def checked_path(value: str, setting: str) -> str:
@@ -77,7 +106,7 @@ def checked_path(value: str, setting: str) -> str:
     Raises:
         ConfigError: a segment is empty, too long, or has another character than letters, digits, ``.``, ``_``, ``-``.
     """
-    if all(_is_segment(segment) for segment in value.split("/")):
+    if all(is_segment(segment) for segment in value.split("/")):
         return value
     raise ConfigError(
         f"The setting {setting} is not a usable path: {value!r}",
@@ -86,6 +115,6 @@ def checked_path(value: str, setting: str) -> str:
     )
 
 
-def _is_segment(value: str) -> bool:
+def is_segment(value: str) -> bool:
     """Tell whether ``value`` can be one segment of a path as it is."""
     return _SEGMENT.fullmatch(value) is not None and ".." not in value

@@ -7,7 +7,7 @@ from importlib import resources
 from typing import TYPE_CHECKING
 
 from varmenne.errors import InputError
-from varmenne.vault.location import checked_path, customer_segment
+from varmenne.vault.location import checked_path, consumer_name, customer_segment
 
 if TYPE_CHECKING:
     from varmenne.vault.location import Location
@@ -24,7 +24,10 @@ POLICIES = (
 )
 """Names of the policies, each a file ``NAME.hcl``."""
 
-FOR_ONE_CUSTOMER = frozenset({"publisher", "consumer"})
+CONSUMER = "consumer"
+"""The policy of consumers, and the name under which one tells what it serves where it is given no other."""
+
+FOR_ONE_CUSTOMER = frozenset({"publisher", CONSUMER})
 """Policies whose paths name an environment, a customer and a channel."""
 
 WRITTEN_FOR_MOUNT = "secret"
@@ -33,6 +36,7 @@ WRITTEN_FOR_CUSTOMER = "test/1234567-8/ws"
 
 _RECORDS = re.compile(rf'^path "{WRITTEN_FOR_MOUNT}/(data|metadata)/{WRITTEN_FOR_PREFIX}/', re.MULTILINE)
 _CUSTOMER = re.compile(rf'^(path "[^"]*/){WRITTEN_FOR_CUSTOMER}/', re.MULTILINE)
+_CONSUMER = re.compile(rf'^(path "[^"]*/served/){CONSUMER}"', re.MULTILINE)
 _MOUNT = re.compile(rf'^path "(sys/mounts/)?{WRITTEN_FOR_MOUNT}(/config)?"', re.MULTILINE)
 
 
@@ -42,6 +46,7 @@ def policy_text(
     mount: str = WRITTEN_FOR_MOUNT,
     prefix: str = WRITTEN_FOR_PREFIX,
     location: Location | None = None,
+    consumer: str = CONSUMER,
 ) -> str:
     """Return a policy's HCL with its paths moved to ``mount`` and ``prefix`` and, where it is for one, to a customer.
 
@@ -50,10 +55,11 @@ def policy_text(
         mount: the KV mount.
         prefix: the prefix of the records; for ``agent-own-prefix`` the part before the agent's own.
         location: whose record it is, for those of :data:`FOR_ONE_CUSTOMER`; without it the example's stays.
+        consumer: the name under which a consumer may tell what it serves.
 
     Raises:
         ConfigError: mount or prefix cannot be part of a path.
-        InputError: a policy for all customers is asked for one.
+        InputError: a policy for all customers is asked for one, or the consumer's name cannot be part of a path.
         KeyError: there is no such policy.
     """
     if name not in POLICIES:
@@ -66,5 +72,6 @@ def policy_text(
             raise InputError(f"The policy {name} is not for one customer")
         parts = (location.environment.value, customer_segment(location.customer), location.channel.value)
         text = _CUSTOMER.sub(rf"\g<1>{'/'.join(parts)}/", text)
+    text = _CONSUMER.sub(rf'\g<1>{consumer_name(consumer)}"', text)
     text = _MOUNT.sub(lambda found: f'path "{found[1] or ""}{mount}{found[2] or ""}"', text)
     return _RECORDS.sub(rf'path "{mount}/\1/{prefix}/', text)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from varmenne.errors import ConfigError, InputError, VaultError
 from varmenne.vault.location import checked_path
-from varmenne.vault.policies import FOR_ONE_CUSTOMER, policy_text
+from varmenne.vault.policies import CONSUMER, FOR_ONE_CUSTOMER, policy_text
 
 if TYPE_CHECKING:
     from varmenne.domain.secret import Secret
@@ -85,6 +85,7 @@ class Target:
         policy: name of the policy file.
         role: name of the policy in Vault, and of the AppRole; it begins with ``varmenne-``.
         location: whose record the policy is for, if it is for one.
+        consumer: name under which a consumer may tell what it serves.
         auth_mount: mount of the AppRole auth method.
         terms: terms of the AppRole.
     """
@@ -94,6 +95,7 @@ class Target:
     policy: str = "agent"
     role: str = "varmenne-agent"
     location: Location | None = None
+    consumer: str = CONSUMER
     auth_mount: str = "approle"
     terms: Mapping[str, object] = field(default_factory=lambda: TERMS)
 
@@ -114,7 +116,7 @@ class Target:
     def text(self) -> str:
         """The policy as it is to stand in Vault."""
         prefix = self.prefix.rpartition("/")[0] if self.policy == OWN_PREFIX else self.prefix
-        return policy_text(self.policy, mount=self.mount, prefix=prefix, location=self.location)
+        return policy_text(self.policy, mount=self.mount, prefix=prefix, location=self.location, consumer=self.consumer)
 
 
 def pieces(target: Target) -> tuple[Piece, ...]:

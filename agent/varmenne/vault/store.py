@@ -9,6 +9,7 @@ or Vault says that the version is taken, and then reading that version tells whe
 from __future__ import annotations
 
 import logging
+import secrets
 import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
@@ -17,12 +18,14 @@ from varmenne.domain.check import Check, Verdict
 from varmenne.errors import VarmenneError, VaultConflict, VaultError
 from varmenne.vault import checks
 from varmenne.vault.connection import Connection, Patience
-from varmenne.vault.location import Location, checked_path
+from varmenne.vault.location import Location, checked_path, is_segment
 from varmenne.vault.record import OLDER_THAN, OPERATION
 from varmenne.vault.sealing import check_metadata, same, sealed
+from varmenne.vault.served import Served, acknowledgement, read_acknowledgement
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from datetime import datetime
 
     from varmenne.clock import Clock
     from varmenne.domain.identifiers import Channel, CustomerId, Environment
@@ -197,6 +200,60 @@ class CertificateStore:
         if not wanted.items() <= present.items():
             self._merge_metadata(path, wanted)
         return version
+
+    def served(self, location: Location) -> tuple[Served, ...]:
+        """Return what consumers say that they serve of a customer's channel, in the order of their names.
+
+        Nobody has to say anything: one who does not is not there.
+
+        Raises:
+            VaultDenied: the policy does not let us look.
+            VaultError: Vault cannot be asked, see :meth:`Connection.call`.
+        """
+        names = self._names(location.served().path)
+        return tuple(said for name in names if (said := self._said(location, name)) is not None)
+
+    def acknowledge(
+        self, location: Location, consumer: str, record: Mapping[str, Any], *, host: str, now: datetime
+    ) -> bool:
+        """Say that a consumer serves the certificate of a record, unless it has just said so; tell whether it was said.
+
+        Raises:
+            InputError: the consumer's name cannot be part of a path.
+            VaultConflict: another consumer of that name has said something at the same time.
+            VaultError: Vault refuses, as in :meth:`publish`.
+        """
+        path = location.served_by(consumer).path
+        state = self._state(path)
+        said = read_acknowledgement(consumer, state.published.data) if state.published else None
+        if said is not None and not said.needs_telling(record, host, now):
+            return False
+        data = sealed(acknowledgement(consumer, record, host, now), secrets.token_hex(16))
+        self._write(path, data, state.version)
+        return True
+
+    def _said(self, location: Location, name: str) -> Served | None:
+        """Read what one consumer says; ``None`` if that was deleted."""
+        if not is_segment(name):  # Nobody has such a name by our policies. It is told of, but not put into a path.
+            return Served(name, None, None)
+        found = self._state(location.served_by(name).path).published
+        return read_acknowledgement(name, found.data) if found else None
+
+    def _names(self, path: str) -> list[str]:
+        """List the records in a folder."""
+        from hvac.exceptions import InvalidPath
+
+        def names(client: Any) -> list[str]:
+            try:
+                answer = client.secrets.kv.v2.list_secrets(path, mount_point=self._mount)
+                return [str(name) for name in answer["data"]["keys"]]
+            except InvalidPath as exc:
+                if exc.errors != []:
+                    raise
+                return []
+
+        found = self._connection.call(f"listing {self._mount}/metadata/{path}", names)
+        return sorted(name for name in found if not name.endswith("/"))
 
     def _state(self, path: str, version: int | None = None) -> _State:
         """Read a version (by default the latest) of what stands at a path."""
