@@ -36,6 +36,7 @@ p11-kit               test  a PKCS#11 module behind a socket
 p11-kit-modules       test  the client side of it
 postgresql            test  the journal of several hosts; the tests start servers of their own
 shellcheck            test  checks these scripts
+systemd               test  checks the units for a host
 swtpm                 test  a TPM in software
 tpm2-abrmd            test  its resource manager
 xmlsec1               test  a second opinion on XML signatures
