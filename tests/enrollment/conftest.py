@@ -3,6 +3,7 @@
 from harness.bench import bench_keys
 from harness.openbao import openbao
 from harness.postgresql import postgresql
+from harness.shim import shim_module
 from harness.stage import scrubbed, shared_stage, stage, token_template
 
-__all__ = ["bench_keys", "openbao", "postgresql", "scrubbed", "shared_stage", "stage", "token_template"]
+__all__ = ["bench_keys", "openbao", "postgresql", "scrubbed", "shared_stage", "shim_module", "stage", "token_template"]

@@ -2,76 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
 import pytest
 
-from harness.softhsm import softhsm, softhsm_shared, token  # noqa: F401 - fixtures
-from varmenne.settings import TokenSettings
+from harness.shim import Shim, shim_module
+from harness.softhsm import softhsm, softhsm_shared, token
 from varmenne.token import CreatedToken, Token
 
-
-class Shim:
-    """A SoftHSM token behind ``shim.c``."""
-
-    def __init__(self, module: Path, behind: CreatedToken, folder: Path) -> None:
-        self.behind = behind
-        self.state_dir = folder / "shim-state"
-        self._control = folder / "control"
-        self._calls = folder / "calls"
-        self.settings: TokenSettings = msgspec.structs.replace(
-            behind.settings,
-            module=str(module),
-            environment={
-                **behind.environment,
-                "SHIM_MODULE": behind.module,
-                "SHIM_CONTROL": str(self._control),
-                "SHIM_CALLS": str(self._calls),
-            },
-        )
-
-    @property
-    def pin_file(self) -> Path:
-        """The file that the PIN is read from."""
-        return Path(self.settings.pin.removeprefix("file:"))
-
-    def order(self, *lines: str) -> None:
-        """Have it misbehave from now on; without lines, behave."""
-        self._control.write_text("".join(f"{line}\n" for line in lines))
-
-    def calls(self, name: str) -> int:
-        """Return how often a function of the module has been called so far."""
-        return self._calls.read_text().split().count(name) if self._calls.exists() else 0
-
-    def client(self, **changes: object) -> Token:
-        """Return a client that goes through the shim, with changed settings."""
-        retry_pin = bool(changes.pop("retry_pin", False))
-        settings = msgspec.structs.replace(self.settings, **changes)
-        return Token(settings, state_dir=self.state_dir, retry_pin=retry_pin)
-
-    def honest(self) -> Token:
-        """Return a client that goes to the token directly."""
-        return Token(self.behind.settings, state_dir=self.state_dir)
-
-
-@pytest.fixture(scope="session")
-def shim_module(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The compiled shim."""
-    compiler = shutil.which("gcc") or shutil.which("cc")
-    if compiler is None:
-        pytest.fail("a C compiler is missing: install the package gcc (and libc6-dev)")
-    source = Path(__file__).with_name("shim.c")
-    library = tmp_path_factory.mktemp("shim") / "libshim.so"
-    subprocess.run([compiler, "-shared", "-fPIC", "-Wall", "-Werror", "-o", library, source, "-ldl"], check=True)
-    return library
+__all__ = ["Shim", "shim", "shim_module", "shimmed", "softhsm", "softhsm_shared", "token"]
 
 
 @pytest.fixture
-def shim(shim_module: Path, softhsm: CreatedToken, tmp_path: Path) -> Shim:  # noqa: F811 - the fixture
+def shim(shim_module: Path, softhsm: CreatedToken, tmp_path: Path) -> Shim:
     """A fresh token behind the shim, which behaves until it is ordered otherwise."""
     return Shim(shim_module, softhsm, tmp_path)
 

@@ -32,7 +32,7 @@ typedef unsigned long ulong_t;
 typedef struct { ulong_t type; void *value; ulong_t length; } attribute;
 typedef struct { unsigned char version[2]; void *function[68]; } function_list;
 
-enum { INITIALIZE = 0, GET_FUNCTION_LIST = 3, GET_TOKEN_INFO = 6, GET_MECHANISM_LIST = 7, LOGIN = 18,
+enum { INITIALIZE = 0, GET_FUNCTION_LIST = 3, GET_TOKEN_INFO = 6, GET_MECHANISM_LIST = 7, OPEN_SESSION = 12, LOGIN = 18,
        CREATE_OBJECT = 20, DESTROY_OBJECT = 22, GET_ATTRIBUTE_VALUE = 24, FIND_OBJECTS_INIT = 26, SIGN = 43,
        GENERATE_KEY_PAIR = 59, WRAP_KEY = 60 };
 
@@ -109,6 +109,12 @@ static rv get_mechanism_list(ulong_t slot, ulong_t *list, ulong_t *count)
         for (ulong_t i = 0; i < *count; i++)
             if (list[i] == 0x40) list[i] = 0x80000abcUL;
     return result;
+}
+
+static rv open_session(ulong_t slot, ulong_t flags, void *application, void *notify, ulong_t *session)
+{
+    BEGIN("C_OpenSession");
+    return CALL(OPEN_SESSION, ulong_t, ulong_t, void *, void *, ulong_t *)(slot, flags, application, notify, session);
 }
 
 static rv login(ulong_t session, ulong_t user, void *pin, ulong_t length)
@@ -203,6 +209,7 @@ rv C_GetFunctionList(function_list **list)
         ours.function[GET_FUNCTION_LIST] = (void *)C_GetFunctionList;
         ours.function[GET_TOKEN_INFO] = (void *)get_token_info;
         ours.function[GET_MECHANISM_LIST] = (void *)get_mechanism_list;
+        ours.function[OPEN_SESSION] = (void *)open_session;
         ours.function[LOGIN] = (void *)login;
         ours.function[CREATE_OBJECT] = (void *)create_object;
         ours.function[DESTROY_OBJECT] = (void *)destroy_object;

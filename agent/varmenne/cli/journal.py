@@ -199,7 +199,7 @@ def _confirm_loss(app: App, state_dir: Path, backup: Path, confirm: str | None) 
     app.say(f"  enrollments that are not in the backup    {loss.missing}")
     app.say(f"  enrollments that have gone on since       {loss.changed}")
     app.say(f"  requests that were begun since            {loss.sent}")
-    confirmed(confirm, str(loss.enrollments), f"{loss.enrollments} enrollments would be taken back.")
+    confirmed(confirm, str(loss.enrollments), "So many enrollments would be taken back.")
 
 
 def told(done: Restored) -> str:
@@ -244,7 +244,7 @@ def acknowledge(app: App, *, confirm: str | None) -> None:
                 app.say(f"  {one}   begun on {one[:4]}-{one[4:6]}-{one[6:8]}")
             app.say("If this installation made them, credentials of the last two weeks may be spent that look unspent.")
             app.say(f"{BRING_BACK}.")
-            confirmed(confirm, str(len(found)), f"{len(found)} keys would count as another installation's.")
+            confirmed(confirm, str(len(found)), "So many keys would count as another installation's.")
             parts.journal.acknowledge(found, parts.now)
         known = parts.journal.acknowledged()
     lines = [f"{one.enrollment}   acknowledged {one.at:%Y-%m-%d %H:%M} UTC by {one.actor}" for one in known]

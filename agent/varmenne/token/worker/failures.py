@@ -79,12 +79,16 @@ MEANINGS: Final[dict[str, Meaning]] = {
             "OperationActive": ("CKR_OPERATION_ACTIVE", "an operation that failed before is still open"),
             "OperationNotInitialized": ("CKR_OPERATION_NOT_INITIALIZED", "the module is in an unexpected state"),
             "SessionClosed": ("CKR_SESSION_CLOSED", "the session was closed by the token"),
-            "SessionCount": ("CKR_SESSION_COUNT", "too many programs use the token at the same time"),
             "SessionExists": ("CKR_SESSION_EXISTS", "another session is open"),
             "SessionHandleInvalid": ("CKR_SESSION_HANDLE_INVALID", "the session has been lost"),
             "TokenNotPresent": ("CKR_TOKEN_NOT_PRESENT", "the token is not in its slot"),
             "UserNotLoggedIn": ("CKR_USER_NOT_LOGGED_IN", "the login has been lost"),
         },
+    ),
+    **_rows(
+        Kind.AWAY,
+        "Close other programs that use the token, or let it have more sessions, and run the command again",
+        {"SessionCount": ("CKR_SESSION_COUNT", "too many programs use the token at the same time")},
     ),
     **_rows(
         Kind.NO,
