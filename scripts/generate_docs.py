@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import click
 from varmenne import __version__
 from varmenne.cli.common import App
 from varmenne.cli.program import COMMANDS, INTERRUPTED, OUTPUT_LOST, PIPE_CLOSED, program
-from varmenne.domain.steps import BY_ORDER, ENDED, STEPS
+from varmenne.domain.steps import BY_ORDER, ENDED, RENEWAL, STEPS, UPKEEP, State, Step
 from varmenne.errors import family
 from varmenne.settings.reference import tables
 
@@ -67,10 +67,23 @@ def steps() -> str:
         "```mermaid\nstateDiagram-v2\n  [*] --> prepared\n"
     )
     text += "".join(f"  {edge}\n" for edge in dict.fromkeys(edges()))
-    text += "".join(f"  {state} --> [*]\n" for state in sorted(ENDED)) + "```\n\n"
-    text += "| state | step | what it does | touches | may be repeated blindly | ends in |\n"
+    text += "".join(f"  {state} --> [*]\n" for state in sorted(ENDED - {State.ACTIVE, State.SUPERSEDED})) + "```\n\n"
+    text += lines(STEPS.values())
+    text += (
+        "\n## What is different in a renewal\n\nIts request is signed by the key in use and uses nothing up, so a lost "
+        "answer leads to the same request again.\n\n" + lines(RENEWAL.values())
+    )
+    return text + (
+        "\n## Upkeep\n\nWhat is done, when it is due, with certificates that are in use or were: by the agent, or by "
+        "order.\n\n" + lines(UPKEEP.values())
+    )
+
+
+def lines(table: Iterable[Step]) -> str:
+    """Return one table of steps."""
+    text = "| state | step | what it does | touches | may be repeated blindly | ends in |\n"
     text += "| --- | --- | --- | --- | --- | --- |\n"
-    for step in STEPS.values():
+    for step in table:
         ends = ", ".join([f"**{step.target}**", *dict.fromkeys(step.others)])
         repeat = "yes" if step.repeatable else f"no: `{step.intent}` is durable first"
         text += (
@@ -82,7 +95,7 @@ def steps() -> str:
 def edges() -> Iterator[str]:
     """Yield the diagram's arrows; an end that two steps share is drawn once, by the step that normally leads there."""
     named = {(step.intent or step.source, step.target) for step in STEPS.values()}
-    for step in STEPS.values():
+    for step in (*STEPS.values(), *UPKEEP.values()):
         middle = step.intent or step.source
         if step.intent is not None:
             yield f"{step.source} --> {step.intent}: intent, before the wire"

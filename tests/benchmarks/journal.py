@@ -23,9 +23,9 @@ from varmenne.domain.identifiers import Channel, CustomerId, Environment
 from varmenne.domain.keys import new_key_id
 from varmenne.domain.steps import STEPS, Method, State
 from varmenne.enrollment import acts, engine
-from varmenne.enrollment.acts import Outcome, Work
 from varmenne.enrollment.parts import Parts
 from varmenne.enrollment.progress import Silent
+from varmenne.enrollment.work import Outcome, Work
 from varmenne.journal import Journal, NewEnrollment, schema
 from varmenne.journal.database import PRAGMAS
 from varmenne.settings import Settings

@@ -4,10 +4,23 @@ from __future__ import annotations
 
 import pytest
 
-from varmenne.domain.steps import BY_ORDER, ENDED, STEPS, Method, State, StepName, allowed, step_from
+from varmenne.domain.steps import (
+    BY_ORDER,
+    ENDED,
+    RENEWAL,
+    STEPS,
+    UPKEEP,
+    Method,
+    State,
+    StepName,
+    allowed,
+    step_from,
+)
 from varmenne.enrollment.acts import ACTS, BEFOREHAND
 
-FINAL = ENDED - {State.ACTIVE, State.REJECTED}
+LINES = [*STEPS.values(), *RENEWAL.values(), *UPKEEP.values()]
+
+FINAL = ENDED - {State.ACTIVE, State.REJECTED} - set(UPKEEP)
 """Ends that nothing leads away from, not even an order."""
 
 
@@ -29,6 +42,8 @@ def test_every_state_leads_on_or_is_an_end() -> None:
     """No state is a dead end by oversight, and no end has a step."""
     assert {state for state in State if state not in STEPS} == ENDED
     assert set(STEPS) | ENDED == set(State)
+    assert set(UPKEEP) < ENDED
+    assert set(RENEWAL) < set(STEPS)
 
 
 def test_every_end_can_be_reached_from_every_state_that_is_none() -> None:
@@ -43,30 +58,32 @@ def test_every_end_can_be_reached_from_every_state_that_is_none() -> None:
 
 def test_every_step_has_an_act_and_every_act_a_step() -> None:
     """The engine never meets a step that it cannot take."""
-    assert {step.name for step in STEPS.values()} == set(ACTS) == set(StepName)
+    assert {step.name for step in LINES} == set(ACTS) == set(StepName)
 
 
 def test_steps_with_an_intent_are_those_that_cannot_be_repeated() -> None:
-    """An intent belongs to exactly the steps that must not be repeated blindly, and has something to be done first."""
-    with_intent = {step.name for step in STEPS.values() if step.intent is not None}
-    assert with_intent == {step.name for step in STEPS.values() if not step.repeatable} == set(BEFOREHAND)
-    assert all(step.intent in STEPS for step in STEPS.values() if step.intent is not None)
+    """An intent belongs to the steps that send a request, of which one must not be repeated, and to no other."""
+    with_intent = {step.name for step in LINES if step.intent is not None}
+    assert with_intent == {StepName.SUBMIT, StepName.RENEW} == set(BEFOREHAND)
+    assert {step.name for step in LINES if not step.repeatable} == {StepName.SUBMIT}
+    assert all(step.intent in STEPS for step in LINES if step.intent is not None)
 
 
 def test_whoever_finds_an_intent_does_not_touch_the_service() -> None:
     """The step that leads on from an intent must not send again."""
-    for step in STEPS.values():
+    for step in LINES:
         if step.intent is not None:
             assert STEPS[step.intent].touches == ()
             assert STEPS[step.intent].target is not step.source
+    assert RENEWAL[State.SUBMITTING].touches == ()
 
 
-@pytest.mark.parametrize("step", STEPS.values(), ids=lambda step: f"{step.name}-{step.source}")
+@pytest.mark.parametrize("step", LINES, ids=lambda step: f"{step.name}-{step.source}-{step.target}")
 def test_lines_are_well_formed(step: object) -> None:
     """Each line is keyed by its source, ends elsewhere, and says in words what it does."""
-    (line,) = [one for one in STEPS.values() if one is step]
-    assert STEPS[line.source] is line
-    assert line.target not in {line.source, *line.others}
+    (line,) = [one for one in LINES if one is step]
+    assert line in {STEPS.get(line.source), RENEWAL.get(line.source), UPKEEP.get(line.source)}
+    assert (line.target not in {line.source, *line.others}) or line.name is StepName.TEND
     assert set(line.touches) <= {"token", "service", "vault"}
     assert line.doing[0].isupper()
     assert not line.doing.endswith(".")
@@ -118,6 +135,10 @@ def test_what_may_have_been_sent_does_not_expire() -> None:
         (State.ACCEPTED, State.KEYED, False),
         (State.ACTIVE, State.PREPARED, False),
         (State.SUPERSEDED, State.ACTIVE, False),
+        (State.SUPERSEDED, State.STORED, True),  # By order: an earlier certificate is put back.
+        (State.SUPERSEDED, State.RETIRED, True),
+        (State.RETIRED, State.DESTROYED, True),
+        (State.RETIRED, State.STORED, False),
         (State.REJECTED, State.ACCEPTED, True),  # By order: the first request was accepted after all.
         *((end, other, False) for end in sorted(FINAL) for other in State if other is not end),
     ],
@@ -135,3 +156,12 @@ def test_who_carries_the_csr_decides_the_step_from_keyed() -> None:
     assert step_from(State.KEYED, Method.E_SERVICE) is None
     for state in set(State) - {State.KEYED}:
         assert step_from(state, Method.API) is step_from(state, Method.E_SERVICE)
+
+
+def test_a_renewal_differs_in_its_request_alone() -> None:
+    """It is asked for with another key, may be asked for again, and then goes the same way."""
+    for state in State:
+        step = step_from(state, Method.RENEWAL)
+        assert step is (RENEWAL[state] if state in RENEWAL else STEPS.get(state))
+    assert RENEWAL[State.KEYED].repeatable
+    assert State.UNCERTAIN not in {end for step in RENEWAL.values() for end in (step.target, *step.others)}

@@ -36,6 +36,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "import": ("eservice", "Bring in the certificate that the e-service gave for such a CSR."),
     "resume": ("enroll", "Finish what was interrupted or had to wait."),
     "resolve": ("resolve", "Decide about an enrollment whose fate is uncertain, or give one up."),
+    "renew": ("renew", "Get the successor of a certificate in use, signed for by its key."),
+    "rehearse": ("renew", "Try all that a renewal will need, long before it is due."),
+    "activate": ("generations", "Put a renewed or an earlier certificate to use now."),
+    "retire": ("generations", "Retire the key of a certificate that was replaced."),
     "list": ("look", "List the enrollments."),
     "show": ("look", "Show one enrollment with all that is known of it."),
     "history": ("look", "Show every transition of one enrollment."),
@@ -51,10 +55,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 IF_INTERRUPTED = {
     **dict.fromkeys(
-        ("enroll", "csr", "import", "resume", "resolve"),
+        ("enroll", "csr", "import", "resume", "resolve", "renew", "activate", "retire"),
         "What was done is safe; `varmenne resume --all` goes on.",
     ),
-    **dict.fromkeys(("doctor", "list", "show", "history"), "Nothing was changed."),
+    **dict.fromkeys(("doctor", "list", "show", "history", "rehearse"), "Nothing was changed."),
 }
 """What is true after Ctrl-C in a command; others, such as `init`, say it themselves as they go on."""
 

@@ -31,7 +31,7 @@ class Enrollment:
         claims: how often the row was taken since a process last committed something of it or gave it back.
         transfer_hash: SHA-256 of the transfer ID, to recognise it; ``None`` if a person carries the CSR.
         key_id: the ``CKA_ID``, reserved before the key is made.
-        token: hash of the identity of the token that holds the key, from ``keyed`` on.
+        token: hash of the identity of the token that holds the key, from ``keyed`` on; of a renewal, from its begin.
         public_key: DER ``SubjectPublicKeyInfo``, from ``keyed`` on.
         custody: what was read back about the key, and the probe of its token.
         csr: PEM, from ``submitting`` on.

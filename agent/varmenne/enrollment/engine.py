@@ -7,12 +7,14 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from varmenne.domain.calendar import back_off
 from varmenne.domain.enrollment import Enrollment
-from varmenne.domain.steps import ENDED, KNOWN_ANSWER, State, Step, step_from
+from varmenne.domain.steps import BY_ORDER, ENDED, KNOWN_ANSWER, UPKEEP, State, Step, StepName, step_from
 from varmenne.enrollment import facts
-from varmenne.enrollment.acts import ACTS, BEFOREHAND, Outcome, Work
+from varmenne.enrollment.acts import ACTS, BEFOREHAND
+from varmenne.enrollment.upkeep import next_due
+from varmenne.enrollment.work import REQUESTS, Outcome, Work
 from varmenne.errors import NotFinished, StateError, Transient, VarmenneError
-from varmenne.service.interface import Operation
 
 if TYPE_CHECKING:
     from varmenne.enrollment.parts import Parts
@@ -20,8 +22,8 @@ if TYPE_CHECKING:
 
 LEASE_MARGIN = timedelta(seconds=60)
 DEFECT = "This is a defect in varmenne. What was done is safe. Run the command again with -vv and report what it shows"
-RETRY_DELAY = timedelta(minutes=5)
-"""When a row that failed for a passing reason is due again."""
+UNATTENDED_DELAY = timedelta(hours=6)
+"""When the agent looks again at a row that failed for a reason that does not pass: somebody may have mended it."""
 
 
 def lease(parts: Parts) -> timedelta:
@@ -38,11 +40,17 @@ def lease(parts: Parts) -> timedelta:
 class Engine:
     """Walks enrollments on. Whoever calls it decides how long it may wait."""
 
-    def __init__(self, work: Work, progress: Progress) -> None:
+    def __init__(self, work: Work, progress: Progress, *, unattended: bool = False) -> None:
         self._work = work
         self._parts = work.parts
         self._progress = progress
+        self._unattended = unattended
         self._row: Enrollment
+
+    @property
+    def row(self) -> Enrollment:
+        """The enrollment as it was committed last."""
+        return self._row
 
     def walk(self, row: Enrollment, *, until: datetime) -> Enrollment:
         """Take the enrollment as far as it goes, waiting for the service at most until the given moment.
@@ -55,7 +63,33 @@ class Engine:
         """
         with self._holding(row):
             self._go(until)
-        return self._parts.journal.release(self._row, self._parts.now, due_at=None)
+        return self._given_back()
+
+    def carry(self, claimed: Enrollment) -> Enrollment:
+        """Take an enrollment that this process has claimed as far as it goes without waiting, upkeep included.
+
+        Raises:
+            NotFinished: it waits, and is due again when that is over.
+            VarmenneError: an act failed. What is durable stays, and the row says what the problem is.
+        """
+        self._row = claimed
+        with self._parking():
+            facts.refuse_other_environment(self._parts.settings, claimed)
+            self._upkeep(UPKEEP[claimed.state]) if claimed.state in UPKEEP else self._go(self._parts.now)
+        return self._given_back()
+
+    def upkeep(self, row: Enrollment) -> Enrollment:
+        """Do now what is to be done, when it is due, with a certificate that is in use or was.
+
+        Raises:
+            StateError: nothing is ever due in its state.
+            VarmenneError: the act failed.
+        """
+        if row.state not in UPKEEP:
+            raise StateError(f"Nothing of this kind is done with enrollment {row.id}", why=f"it is {row.state}")
+        with self._holding(row, as_seen=True):
+            self._upkeep(UPKEEP[row.state])
+        return self._given_back()
 
     def order(
         self,
@@ -94,7 +128,18 @@ class Engine:
                 self._progress.begins(begun.doing)
                 self._act(begun, until)
             self._go(until)
-        return self._parts.journal.release(self._row, self._parts.now, due_at=None)
+        return self._given_back()
+
+    def _given_back(self) -> Enrollment:
+        """Give the row back where it has come as far as it goes; an end has given it back already."""
+        if self._row.owner is None:
+            return self._row
+        return self._parts.journal.release(self._row, self._parts.now, due_at=self._upkeep_due())
+
+    def _upkeep(self, step: Step) -> None:
+        """Take the one step that an end may still have."""
+        self._progress.begins(step.doing)
+        self._act(step, self._parts.now)
 
     @contextlib.contextmanager
     def _holding(self, row: Enrollment, *, as_seen: bool = False) -> Iterator[None]:
@@ -104,13 +149,19 @@ class Engine:
         """
         facts.refuse_other_environment(self._parts.settings, row)
         self._row = self._parts.journal.claim(row, self._parts.now, lease=lease(self._parts))
-        if as_seen and self._row.state is not row.state:
+        if as_seen and (self._row.state, self._row.updated_at) != (row.state, row.updated_at):
             self._parts.journal.release(self._row, self._parts.now, due_at=row.due_at)
             raise StateError(
                 f"Enrollment {row.id} was changed meanwhile",
-                why=f"it was {row.state}, and is {self._row.state}",
+                why=f"it was {row.state}, and is {self._row.state} since {self._row.updated_at:%H:%M:%S} UTC",
                 next_step=f"Look again before you decide: varmenne show {row.id}",
             )
+        with self._parking():
+            yield
+
+    @contextlib.contextmanager
+    def _parking(self) -> Iterator[None]:
+        """Give the row back with the problem, whatever ends the block."""
         try:
             yield
         except VarmenneError as exc:
@@ -118,7 +169,7 @@ class Engine:
             raise
         except Exception as exc:
             defect = VarmenneError(
-                f"An unexpected error in enrollment {row.id}: {type(exc).__name__}", next_step=DEFECT
+                f"An unexpected error in enrollment {self._row.id}: {type(exc).__name__}", next_step=DEFECT
             )
             self._park(defect)
             raise defect from exc
@@ -139,55 +190,69 @@ class Engine:
         """Act, commit the outcome, and only then tell of it; wait if the outcome says so."""
         outcome = ACTS[step.name](self._work, self._row)
         problem = None if outcome.error is None else facts.problem(outcome.error)
-        if outcome.error is not None and outcome.target is self._row.state and problem == self._row.problem:
+        told_before = outcome.target is self._row.state and problem == self._row.problem and not outcome.changes
+        if outcome.error is not None and told_before:
             raise outcome.error  # Nothing is new: looking again adds nothing to the history.
-        if outcome.target is State.ACTIVE:
+        if step.name is StepName.ACTIVATE and outcome.target is State.ACTIVE:
             self._supersede()
         changes = {"problem": problem, **outcome.changes}
         if outcome.wait is not None:
-            changes["due_at"] = self._parts.now + outcome.wait + lease(self._parts)
+            at_an_end = outcome.target in ENDED
+            changes["due_at"] = self._parts.now + outcome.wait + (timedelta() if at_an_end else lease(self._parts))
         self._commit(step.name, outcome.target, changes, outcome.detail)
         if outcome.error is not None:
             raise outcome.error
-        if outcome.target is not step.source:
+        if outcome.target is not step.source or step.source in UPKEEP:
             self._progress.done(outcome.told)
-        if outcome.wait is not None:
+        if outcome.wait is not None and outcome.target not in ENDED:
             self._wait(outcome, self._parts.now + outcome.wait, until)
 
     def _commit(self, step: str, target: State, changes: Mapping[str, Any], detail: Mapping[str, Any]) -> None:
-        """Make a new state durable, and renew the lease; at an end there is nothing to come back to, and no owner."""
+        """Make a new state durable, and renew the lease; at an end there is no owner, and what is due is upkeep."""
         now = self._parts.now
-        values = {"due_at": now + lease(self._parts), **changes}
         if target in ENDED:
-            values |= {"due_at": None, "owner": None}
+            values = {"due_at": next_due(self._parts, self._row, target), "owner": None, **changes}
+        else:
+            values = {"due_at": now + lease(self._parts), **changes}
         self._row = self._parts.journal.commit(self._row, now, target, step=step, changes=values, detail=detail)
         self._progress.reached(self._row)
 
     def _before_sending(self) -> dict[str, int]:
         """Note the newest answer that is there before a request is begun: it cannot be the answer to that request."""
-        answers = self._parts.journal.answers(self._row.id, Operation.SIGN_NEW)
+        answers = self._parts.journal.answers(self._row.id, REQUESTS[self._row.method])
         return {KNOWN_ANSWER: answers[0].id if answers else 0}
 
     def _supersede(self) -> None:
         """Mark the enrollments whose place this one takes: whatever was current for the same customer and channel.
 
         Two may have been begun side by side; Vault has one record for both, and that is this one's now. Marking comes
-        first, so that a crash in between repeats harmlessly.
+        first, so that a crash in between repeats harmlessly. A renewal of what is replaced has no purpose any more.
         """
-        row = self._row
-        for old in self._parts.journal.current(row.environment, row.customer_id, row.channel):
-            if old.id != row.id:
-                self._parts.journal.commit(
-                    old, self._parts.now, State.SUPERSEDED, step="supersede", detail={"by": row.id}
-                )
+        row, journal = self._row, self._parts.journal
+        for old in journal.current(row.environment, row.customer_id, row.channel):
+            if old.id == row.id:
+                continue
+            for renewal in journal.renewals(old.id):
+                if renewal.id != row.id and State.ABANDONED in BY_ORDER.get(renewal.state, ()):
+                    self._end(renewal, State.ABANDONED, "abandon")
+            self._end(old, State.SUPERSEDED, "supersede")
+
+    def _end(self, other: Enrollment, target: State, step: str) -> None:
+        """Take another enrollment to an end, since this one takes its place."""
+        changes = {"due_at": next_due(self._parts, other, target), "owner": None}
+        self._parts.journal.commit(
+            other, self._parts.now, target, step=step, changes=changes, detail={"by": self._row.id}
+        )
 
     def _wait(self, outcome: Outcome, due: datetime, until: datetime) -> None:
         """Wait until the row is due, telling so every second; give up where that is later than allowed."""
         if due > until:
+            lacks = "in use" if self._row.state is State.STORED else "there"
+            when = facts.moment(due, self._parts.now)
             raise NotFinished(
-                f"The certificate of enrollment {self._row.id} is not there yet",
+                f"The certificate of enrollment {self._row.id} is not {lacks} yet",
                 why=outcome.told,
-                next_step=f"Nothing is lost. After {due:%H:%M:%S} UTC: varmenne resume {self._row.id}",
+                next_step=f"Nothing is lost. After {when}: varmenne resume {self._row.id}",
                 due_at=due,
             )
         left = (due - self._parts.now).total_seconds()
@@ -198,24 +263,35 @@ class Engine:
 
     def _park(self, exc: BaseException) -> None:
         """Give the row back with what is known of the problem. The journal may be the problem; then nothing is done."""
-        now = self._parts.now
+        now, row = self._parts.now, self._row
+        if row.owner is None:
+            return  # Its outcome was an end, and that is durable.
         with contextlib.suppress(VarmenneError):
-            if isinstance(exc, VarmenneError) and not isinstance(exc, NotFinished):
-                problem = facts.problem(exc)
-                if self._row.problem != problem:
-                    changes = {"problem": problem, "tries": self._row.tries + 1}
-                    self._row = self._parts.journal.commit(
-                        self._row, now, self._row.state, step="problem", changes=changes, detail=problem
-                    )
-            self._parts.journal.release(self._row, now, due_at=_due(exc, now))
+            problem = facts.problem(exc) if isinstance(exc, VarmenneError) else None
+            if problem is not None and not isinstance(exc, NotFinished) and row.problem != problem:
+                row = self._parts.journal.commit(
+                    row, now, row.state, step="problem", changes={"problem": problem}, detail=problem
+                )
+            tries = row.tries + (problem is not None and not isinstance(exc, NotFinished))
+            self._row = self._parts.journal.release(row, now, due_at=self._due(exc, tries), tries=tries)
 
+    def _due(self, exc: BaseException, tries: int) -> datetime | None:
+        """Return when to look again at a row that was left: as the error says, or after a while if it may pass.
 
-def _due(exc: BaseException, now: datetime) -> datetime | None:
-    """Return when to look again at a row that was left: as the error says, or after a while if it may pass."""
-    told = exc.facts.get("due_at") if isinstance(exc, NotFinished) else None
-    if isinstance(told, datetime):
-        return told
-    return now + RETRY_DELAY if isinstance(exc, (Transient, KeyboardInterrupt)) else None
+        What does not pass by itself waits for a person. The agent looks again all the same: the person may have mended
+        the cause without a word to us.
+        """
+        now = self._parts.now
+        if isinstance(exc, NotFinished) and "due_at" in exc.facts:
+            told = exc.facts["due_at"]
+            return told if isinstance(told, datetime) else None
+        if isinstance(exc, (Transient, KeyboardInterrupt)):
+            return now + back_off(tries - 1, self._row.id)
+        return now + UNATTENDED_DELAY if self._unattended else self._upkeep_due()
+
+    def _upkeep_due(self) -> datetime | None:
+        """Return when the upkeep of a certificate in use is due again after its act failed; else never by itself."""
+        return next_due(self._parts, self._row, self._row.state) if self._row.state in UPKEEP else None
 
 
 def next_step(row: Enrollment) -> Step | None:

@@ -15,11 +15,12 @@ from varmenne.domain.identifiers import Channel, CustomerId, CustomerName, Enrol
 from varmenne.domain.keys import new_key_id
 from varmenne.domain.steps import ENDED, Method, State
 from varmenne.enrollment import facts
-from varmenne.enrollment.acts import Work, issued, make_csr
+from varmenne.enrollment.acts import issued
 from varmenne.enrollment.engine import Engine, lease, next_step
 from varmenne.enrollment.preflight import before_spending
 from varmenne.enrollment.progress import Silent
 from varmenne.enrollment.reconcile import refuse_certified
+from varmenne.enrollment.work import Work, make_csr
 from varmenne.errors import InputError, StateError, VarmenneError, VerificationError
 from varmenne.journal import NewEnrollment
 
@@ -266,7 +267,9 @@ def _begin(
         transfer_hash=transfer,
         valid_until=valid_until,
         replaces=None if old is None else old.id,
-        generation=1 if old is None else old.generation + 1,
+        generation=parts.journal.latest_generation(parts.settings.environment, order.customer, order.channel) + 1,
+        sftp_user=None if old is None else old.sftp_user,
+        contact=None if old is None else old.contact,
     )
     return parts.journal.add(new, parts.now, lease=lease(parts))
 

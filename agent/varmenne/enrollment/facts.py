@@ -148,6 +148,19 @@ def record(row: Enrollment) -> dict[str, Any]:
     )
 
 
+def publication(row: Enrollment) -> str:
+    """Return the ID of the act of publishing an enrollment as the current one; each time that it is put back, another.
+
+    It stays the same until the journal knows the version that came of it.
+    """
+    return row.id if row.vault_version is None else f"{row.id}@{row.vault_version}"
+
+
+def moment(due: datetime, now: datetime) -> str:
+    """Write a moment for people: the time of day, with the day if it is another one."""
+    return f"{due:%H:%M:%S} UTC" if due.date() == now.date() else f"{due:%Y-%m-%d %H:%M} UTC"
+
+
 def split_pem(text: str) -> list[str]:
     """Split PEM text into its objects."""
     end = "-----END CERTIFICATE-----\n"

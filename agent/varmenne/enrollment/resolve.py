@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 from varmenne.domain.credentials import Credentials, transfer_hash
 from varmenne.domain.enrollment import Enrollment
 from varmenne.domain.identifiers import RetrievalId
-from varmenne.domain.steps import ENDED, STEPS, State, allowed
+from varmenne.domain.steps import ENDED, STEPS, Method, State, allowed
 from varmenne.enrollment import facts
-from varmenne.enrollment.acts import Work
 from varmenne.enrollment.engine import Engine
 from varmenne.enrollment.enroll import OPENED_UNSENT, Given
 from varmenne.enrollment.preflight import before_spending
 from varmenne.enrollment.reconcile import refuse_certified
+from varmenne.enrollment.work import Work
 from varmenne.errors import InputError, OutcomeUncertain, ServiceUnreachable, StateError
 from varmenne.service.interface import Operation
 
@@ -57,8 +57,11 @@ SENSIBLE: dict[State, frozenset[State]] = {
 
 
 def choices(row: Enrollment) -> tuple[State, ...]:
-    """Return the states that a person may order an enrollment into: accepted, submitting (again), abandoned."""
-    sent = row.sent_at is not None and row.csr is not None
+    """Return the states that a person may order an enrollment into: accepted, submitting (again), abandoned.
+
+    A renewal is asked for again by itself, so that nothing but giving it up is left to decide.
+    """
+    sent = row.sent_at is not None and row.csr is not None and row.method is not Method.RENEWAL
     return tuple(
         target
         for target, sources in SENSIBLE.items()

@@ -13,11 +13,36 @@ from datetime import datetime, timedelta
 import sqlalchemy as sa
 
 from varmenne.domain.enrollment import Enrollment, Event
+from varmenne.domain.identifiers import Environment
 from varmenne.domain.steps import State
 from varmenne.errors import StateError
 from varmenne.journal import schema
 from varmenne.journal.owner import this_process
 from varmenne.journal.rows import enrollment_of, write_event
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Among:
+    """Which rows are looked at.
+
+    Attributes:
+        environment: the world that they belong to; ``None`` for both.
+        token: hash of the identity of the token that holds their keys; ``None`` for any. Rows without a key yet are
+            looked at in any case.
+    """
+
+    environment: Environment | None = None
+    token: str | None = None
+
+    def conditions(self) -> tuple[sa.ColumnElement[bool], ...]:
+        """Return them for a statement."""
+        table = schema.enrollment
+        environment = () if self.environment is None else (table.c.environment == self.environment,)
+        token = () if self.token is None else (sa.or_(table.c.token.is_(None), table.c.token == self.token),)
+        return (*environment, *token)
+
+
+ALL = Among()
 
 MAX_CLAIMS = 5
 """So often a row is taken without a sign of progress; each time its process ended, or lost its lease."""
@@ -30,10 +55,26 @@ def _due(now: datetime, limit: int | None, *more: sa.ColumnElement[bool]) -> sa.
     return query.with_for_update(skip_locked=True).cte("due")
 
 
-def claim_due(connection: sa.Connection, now: datetime, limit: int, *, lease: timedelta) -> tuple[Enrollment, ...]:
+def any_due(connection: sa.Connection, now: datetime, among: Among) -> bool:
+    """Tell whether a row is due."""
+    table = schema.enrollment
+    query = sa.select(table.c.id).where(table.c.due_at <= now, *among.conditions()).limit(1)
+    return connection.execute(query).one_or_none() is not None
+
+
+def next_due(connection: sa.Connection, among: Among) -> datetime | None:
+    """Return when the next row is due."""
+    table = schema.enrollment
+    query = sa.select(table.c.due_at).where(table.c.due_at.is_not(None), *among.conditions())
+    return connection.execute(query.order_by(table.c.due_at).limit(1)).scalar_one_or_none()
+
+
+def claim_due(
+    connection: sa.Connection, now: datetime, limit: int, *, lease: timedelta, among: Among = ALL
+) -> tuple[Enrollment, ...]:
     """Take rows that are due, at most ``limit``, the longest due first."""
     table = schema.enrollment
-    due = _due(now, limit, table.c.claims < MAX_CLAIMS)
+    due = _due(now, limit, table.c.claims < MAX_CLAIMS, *among.conditions())
     statement = (
         sa.update(table)
         .where(table.c.id.in_(sa.select(due.c.id)))

@@ -51,6 +51,9 @@ class NewEnrollment:
     valid_until: datetime | None = None
     replaces: ids.EnrollmentId | None = None
     generation: int = 1
+    token: str | None = None
+    sftp_user: str | None = None
+    contact: str | None = None
 
 
 class Journal:
@@ -95,6 +98,11 @@ class Journal:
         return self._database.name
 
     @property
+    def shared(self) -> bool:
+        """Whether several hosts may use it, each with a token of its own."""
+        return self._database.path is None
+
+    @property
     def path(self) -> Path:
         """The SQLite file.
 
@@ -109,7 +117,8 @@ class Journal:
         """Begin an enrollment in state ``prepared``, owned by this process.
 
         Raises:
-            StateError: an enrollment with the same transfer ID is there already.
+            StateError: an enrollment with the same transfer ID is there already, or the renewal of the same certificate
+                is under way.
         """
         owner = this_process()
         enrollment_id = ids.new_enrollment_id(now)
@@ -129,8 +138,11 @@ class Journal:
             try:
                 connection.execute(sa.insert(schema.enrollment), values)
             except IntegrityError as exc:
+                what = (
+                    "renewal of this certificate" if new.transfer_hash is None else "enrollment with this transfer ID"
+                )
                 raise StateError(
-                    "Another enrollment with this transfer ID was begun at the same moment",
+                    f"Another {what} was begun at the same moment",
                     next_step="`varmenne list` shows it; run the command again to go on with it",
                 ) from exc
             write_event(connection, enrollment_id, Event(now, owner, "prepare", None, State.PREPARED, {}))
@@ -170,6 +182,53 @@ class Journal:
         )
         with self._reading() as connection:
             return tuple(map(enrollment_of, connection.execute(query)))
+
+    def renewals(self, enrollment_id: ids.EnrollmentId) -> tuple[Enrollment, ...]:
+        """Return the renewals of a certificate that were ever begun, newest first; at most one is under way."""
+        table = schema.enrollment
+        query = (
+            sa.select(table)
+            .where(table.c.replaces == enrollment_id, table.c.method == Method.RENEWAL)
+            .order_by(table.c.created_at.desc(), table.c.id)
+        )
+        with self._reading() as connection:
+            return tuple(map(enrollment_of, connection.execute(query)))
+
+    def latest_generation(self, environment: ids.Environment, customer: ids.CustomerId, channel: ids.Channel) -> int:
+        """Return the number of the latest generation of a customer's channel that may have a certificate; 0: none."""
+        table = schema.enrollment
+        query = sa.select(sa.func.max(table.c.generation)).where(
+            table.c.environment == environment,
+            table.c.customer_id == customer,
+            table.c.channel == channel,
+            sa.or_(
+                table.c.certificate.is_not(None),
+                table.c.state.not_in([State.ABANDONED, State.REJECTED, State.EXPIRED]),
+            ),
+        )
+        with self._reading() as connection:
+            return connection.execute(query).scalar_one() or 0
+
+    def generation(
+        self, environment: ids.Environment, customer: ids.CustomerId, channel: ids.Channel, number: int
+    ) -> Enrollment | None:
+        """Return the enrollment that is one generation of a customer's channel and has its certificate, the newest."""
+        table = schema.enrollment
+        query = (
+            sa.select(table)
+            .where(
+                table.c.environment == environment,
+                table.c.customer_id == customer,
+                table.c.channel == channel,
+                table.c.generation == number,
+                table.c.certificate.is_not(None),
+            )
+            .order_by(table.c.created_at.desc())
+            .limit(1)
+        )
+        with self._reading() as connection:
+            row = connection.execute(query).one_or_none()
+        return None if row is None else enrollment_of(row)
 
     def list(
         self, *, states: frozenset[State] | None = None, customer: str | None = None, after: str = "", limit: int = 1000
@@ -228,14 +287,24 @@ class Journal:
             values = {"owner": this_process(), "due_at": now + lease, "claims": newest.claims + 1}
             return update_row(connection, newest, now, values, clock_only=True)
 
-    def claim_due(self, now: datetime, limit: int, *, lease: timedelta) -> tuple[Enrollment, ...]:
+    def claim_due(
+        self, now: datetime, limit: int, *, lease: timedelta, among: claims.Among = claims.ALL
+    ) -> tuple[Enrollment, ...]:
         """Take rows that are due for this process, at most so many, the longest due first.
 
         A row whose processes ended again and again without a result is not taken any more: it waits for a person.
         """
+        with self._reading() as connection:  # Looking takes no lock: an agent at rest does not keep others waiting.
+            if not claims.any_due(connection, now, among):
+                return ()
         with self._transaction() as connection:
             claims.stop_poisoned(connection, now)
-            return claims.claim_due(connection, now, limit, lease=lease)
+            return claims.claim_due(connection, now, limit, lease=lease, among=among)
+
+    def next_due(self, among: claims.Among = claims.ALL) -> datetime | None:
+        """Return when the next row is due, which may be in the past; ``None`` if none ever is by itself."""
+        with self._reading() as connection:
+            return claims.next_due(connection, among)
 
     def renew(self, row: Enrollment, now: datetime, *, lease: timedelta) -> Enrollment:
         """Lengthen the lease of a row that is ours, through a long step. Its version stays, so a commit fits still.
@@ -251,10 +320,16 @@ class Journal:
         """Tell whether no process is at work on a row: it has no owner, or one that has ended or lost its lease."""
         return rows.is_free(row, now)
 
-    def release(self, row: Enrollment, now: datetime, *, due_at: datetime | None) -> Enrollment:
-        """Give a row back, to be looked at again at ``due_at``, or by a person if that is ``None``."""
+    def release(
+        self, row: Enrollment, now: datetime, *, due_at: datetime | None, tries: int | None = None
+    ) -> Enrollment:
+        """Give a row back, to be looked at again at ``due_at``, or by a person if that is ``None``.
+
+        With ``tries``, how often its present state has been tried is noted as well.
+        """
+        values = {"owner": None, "due_at": due_at, "claims": 0, **({} if tries is None else {"tries": tries})}
         with self._transaction() as connection:
-            return update_row(connection, row, now, {"owner": None, "due_at": due_at, "claims": 0}, clock_only=True)
+            return update_row(connection, row, now, values, clock_only=True)
 
     def commit(
         self,

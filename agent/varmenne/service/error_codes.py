@@ -40,6 +40,11 @@ UNKNOWN_CODE = Advice(
     "varmenne does not know this code. Compare customer ID, transfer ID and one-time password with the mail. The "
     "credentials may be spent: if they are, order a new certificate in the e-service. Otherwise ask its support",
 )
+UNKNOWN_RENEWAL = Advice(
+    Kind.ASK,
+    "varmenne does not know this code. Ask the service's support what stands in the way of the renewal; a new order in "
+    "the e-service is always possible",
+)
 NOT_YET = Advice(Kind.TRY_AGAIN, "Ask again later: asking for a certificate spends nothing")
 
 KNOWN: dict[str, Advice] = {
@@ -79,4 +84,4 @@ def advice(operation: Operation, errors: tuple[tuple[str, str], ...]) -> Advice:
         for found in known:
             if found is not None and found.kind is kind:
                 return found
-    return NOT_YET if operation is Operation.GET else UNKNOWN_CODE
+    return {Operation.GET: NOT_YET, Operation.RENEW: UNKNOWN_RENEWAL}.get(operation, UNKNOWN_CODE)

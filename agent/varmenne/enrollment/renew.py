@@ -1,0 +1,176 @@
+"""The use cases of a certificate's later life that a person orders: renew it, put a generation to use, retire one."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from varmenne.domain.calendar import RENEWAL_WINDOW
+from varmenne.domain.check import Check, Verdict
+from varmenne.domain.enrollment import Enrollment
+from varmenne.domain.steps import ENDED, State
+from varmenne.enrollment import facts
+from varmenne.enrollment.engine import Engine
+from varmenne.enrollment.preflight import prove_token
+from varmenne.enrollment.rehearsal import rehearse as rehearsal
+from varmenne.enrollment.rehearsal import told
+from varmenne.enrollment.upkeep import begin, expired
+from varmenne.enrollment.work import Work
+from varmenne.errors import InputError, KeyNotFound, StateError
+
+if TYPE_CHECKING:
+    from varmenne.enrollment.parts import Parts
+    from varmenne.enrollment.progress import Progress
+
+
+def renew(parts: Parts, progress: Progress, row: Enrollment, *, wait: timedelta) -> Enrollment:
+    """Renew a certificate: a new key, a request signed by the key in use, and the way of any certificate from there.
+
+    If its renewal is under way already, that one goes on: there are never two of one certificate.
+
+    Args:
+        parts: the parts.
+        progress: hears what happens.
+        row: the certificate in use.
+        wait: how long to wait for the service.
+
+    Returns:
+        The renewal, as far as it came.
+
+    Raises:
+        StateError: the certificate is not in use, has expired, or cannot be renewed yet.
+        VarmenneError: whatever failed on the way; the journal tells how far it came.
+    """
+    facts.refuse_other_environment(parts.settings, row)
+    under_way = next((one for one in parts.journal.renewals(row.id) if one.state not in ENDED), None)
+    if under_way is None:
+        _refuse_too_early(parts, row)
+        progress.begins("Check the token")
+        progress.done(f"{prove_token(parts, progress).label} lets no key out")
+        under_way = begin(parts, row)
+    progress.reached(under_way)
+    return Engine(Work(parts, warn=progress.warns), progress).walk(under_way, until=parts.now + wait)
+
+
+def _refuse_too_early(parts: Parts, row: Enrollment) -> None:
+    """Refuse to ask for what the service would refuse."""
+    if row.state is State.ACTIVE and row.not_after is not None and row.not_after - RENEWAL_WINDOW > parts.now:
+        raise StateError(
+            f"It is too early to renew the certificate of enrollment {row.id}",
+            why=f"it is valid until {row.not_after:%Y-%m-%d}; the service takes renewals from 60 days before that",
+            next_step=f"From {row.not_after - RENEWAL_WINDOW:%Y-%m-%d} on, the agent renews it (`varmenne run`), or "
+            f"you do. To see today whether it would succeed: varmenne rehearse {row.id}",
+        )
+
+
+def rehearse(parts: Parts, progress: Progress, row: Enrollment) -> list[Check]:
+    """Try all that the renewal of a certificate will need, with the live key, and keep what was found.
+
+    Raises:
+        StateError: the certificate is not in use, or has expired.
+    """
+    facts.refuse_other_environment(parts.settings, row)
+    if row.state is not State.ACTIVE:
+        raise StateError(f"The renewal of enrollment {row.id} cannot be rehearsed", why=f"it is {row.state}")
+    if row.not_after is None or row.not_after <= parts.now:
+        raise expired(row)
+    progress.begins(f"Rehearse the renewal of enrollment {row.id}")
+    found = list(rehearsal(parts, row))
+    result = told(parts, found)
+    parts.journal.commit(
+        row,
+        parts.now,
+        row.state,
+        step="rehearse",
+        changes={"rehearsal": result, **({"problem": None} if result["ok"] else {})},
+        detail=result,
+    )
+    if all(check.verdict is Verdict.OK for check in found):
+        progress.done("it would succeed today; nothing was sent")
+    return found
+
+
+def activate(parts: Parts, progress: Progress, row: Enrollment, *, generation: int | None = None) -> Enrollment:
+    """Put a certificate to use now: a renewed one that waits for its time, or an earlier one that is still valid.
+
+    Args:
+        parts: the parts.
+        progress: hears what happens.
+        row: an enrollment of the customer's channel.
+        generation: which generation; ``None`` for that of ``row`` itself.
+
+    Raises:
+        InputError: there is no such generation.
+        StateError: it is not ready, in use already, over, or its key was retired.
+        KeyNotFound: its key is not in the token any more.
+        VarmenneError: it could not be published.
+    """
+    facts.refuse_other_environment(parts.settings, row)
+    wanted = row
+    if generation is not None and generation != row.generation:
+        found = parts.journal.generation(row.environment, row.customer_id, row.channel, generation)
+        if found is None:
+            raise InputError(
+                f"Customer {row.customer_id} has no generation {generation} for {row.channel}",
+                next_step=f"`varmenne list --customer-id {row.customer_id}` shows those that there are",
+            )
+        wanted = found
+    _refuse_unusable(parts, wanted)
+    progress.reached(wanted)
+    engine = Engine(Work(parts, warn=progress.warns, at_once=True), progress)
+    if wanted.state is State.SUPERSEDED:
+        return engine.order(wanted, State.STORED, changes={}, until=parts.now, act="put back")
+    return engine.walk(wanted, until=parts.now)
+
+
+def _refuse_unusable(parts: Parts, row: Enrollment) -> None:
+    """Refuse to put a certificate to use that nobody could use."""
+    if row.state not in {State.STORED, State.SUPERSEDED}:
+        raise StateError(
+            f"Generation {row.generation}, enrollment {row.id}, cannot be put to use",
+            why=f"it is {row.state}",
+            next_step=f"varmenne show {row.id}",
+        )
+    if row.not_after is None or row.not_after <= parts.now:
+        raise StateError(
+            f"Generation {row.generation}, enrollment {row.id}, cannot be put to use",
+            why=f"its certificate expired on {row.not_after:%Y-%m-%d %H:%M} UTC" if row.not_after else "it has none",
+        )
+    key = parts.token.find(row.key_id)
+    if key is None or key.public_key != row.public_key:
+        raise KeyNotFound(
+            f"The key of generation {row.generation}, enrollment {row.id}, is not in the token",
+            next_step="Nothing was changed. `varmenne doctor` shows what is in the token",
+        )
+
+
+def retire(parts: Parts, progress: Progress, row: Enrollment, *, destroy: bool = False) -> Enrollment:
+    """Retire a replaced certificate's key before its grace is over; with ``destroy``, destroy it in the token as well.
+
+    Raises:
+        StateError: it is in use, or was never.
+        VarmenneError: the token did not do it.
+    """
+    facts.refuse_other_environment(parts.settings, row)
+    refuse_not_replaced(row, destroy=destroy)
+    engine = Engine(Work(parts, warn=progress.warns, at_once=True), progress)
+    if row.state is State.SUPERSEDED:
+        row = engine.upkeep(row)
+    return engine.upkeep(row) if destroy else row
+
+
+def refuse_not_replaced(row: Enrollment, *, destroy: bool = False) -> None:
+    """Refuse to retire or destroy a key unless its certificate was replaced.
+
+    Raises:
+        StateError: it is in use, or was never.
+    """
+    if row.state is State.SUPERSEDED or (destroy and row.state is State.RETIRED):
+        return
+    raise StateError(
+        f"The key of enrollment {row.id} cannot be {'destroyed' if destroy else 'retired'}",
+        why=f"it is {row.state}",
+        next_step="It is in use: renew it, or put another one in its place first"
+        if row.state is State.ACTIVE
+        else f"varmenne show {row.id}",
+    )

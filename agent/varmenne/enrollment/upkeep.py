@@ -1,0 +1,175 @@
+"""The acts for certificates that are in use, or were: rehearse and begin renewals, retire keys, destroy them.
+
+They happen when they are due: the agent looks, or a person orders one of them.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from varmenne.domain import calendar
+from varmenne.domain.enrollment import Enrollment
+from varmenne.domain.keys import new_key_id
+from varmenne.domain.steps import ENDED, Method, State
+from varmenne.enrollment import facts
+from varmenne.enrollment.preflight import prove_token
+from varmenne.enrollment.progress import Silent
+from varmenne.enrollment.rehearsal import rehearse, told
+from varmenne.enrollment.work import Outcome, Work
+from varmenne.errors import ChecksFailed, InputError, StateError
+from varmenne.journal import NewEnrollment
+
+if TYPE_CHECKING:
+    from varmenne.enrollment.parts import Parts
+
+BETWEEN_LOOKS = timedelta(days=1)
+"""How often a certificate is looked at whose renewal is under way, was refused, or is due and cannot be begun."""
+
+AFTER_FAILURE = timedelta(hours=6)
+"""When a rehearsal that failed is repeated: somebody may have mended the cause."""
+
+FIRST_LEASE = timedelta(minutes=10)
+
+MOST_REFUSED = 6
+"""Refused renewals after which the wait for the next one grows no more."""
+
+
+def tend(work: Work, row: Enrollment) -> Outcome:
+    """Begin the renewal of a certificate when it is time; otherwise rehearse it."""
+    parts, now = work.parts, work.parts.now
+    renewals = parts.journal.renewals(row.id)
+    if row.not_after is None or row.not_after <= now:
+        expire_renewal(work, row, renewals)
+        return Outcome(row.state, changes={"problem": facts.problem(expired(row))}, wait=BETWEEN_LOOKS)
+    if any(renewal.state not in ENDED for renewal in renewals):
+        return Outcome(row.state, told="its renewal is under way", wait=BETWEEN_LOOKS)
+    if parts.settings.renewal.automatic and _renewal_due(parts, row, renewals) <= now:
+        prove_token(parts, Silent())
+        begun = begin(parts, row)
+        parts.journal.release(begun, now, due_at=now)
+        return Outcome(row.state, detail={"renewal": begun.id}, told=f"renewal {begun.id} is begun", wait=BETWEEN_LOOKS)
+    return rehearsed(work, row)
+
+
+def rehearsed(work: Work, row: Enrollment) -> Outcome:
+    """Rehearse a renewal; a failure is a problem of the certificate in use, months before it matters."""
+    found = told(work.parts, list(rehearse(work.parts, row)))
+    error = None
+    if not found["ok"]:
+        failed = found["failed"]
+        error = ChecksFailed(
+            f"The renewal of enrollment {row.id} would not succeed today",
+            why="; ".join(f"{name}: {why}" for name, why in failed.items()) if isinstance(failed, dict) else "",
+            next_step=f"Put it right, then try again: varmenne rehearse {row.id}",
+        )
+    changes = {"rehearsal": found, "problem": None if error is None else facts.problem(error)}
+    told_so = "a renewal would succeed today"
+    return Outcome(
+        row.state,
+        changes=changes,
+        detail=found,
+        told=told_so,
+        error=error,
+        wait=None if error is None else AFTER_FAILURE,
+    )
+
+
+def begin(parts: Parts, row: Enrollment) -> Enrollment:
+    """Write the renewal of a certificate to the journal, owned by this process, before anything is made or sent.
+
+    Raises:
+        StateError: it is not in use, has expired, or its renewal is under way.
+    """
+    if row.state is not State.ACTIVE:
+        raise StateError(
+            f"Enrollment {row.id} cannot be renewed",
+            why=f"it is {row.state}; only the certificate in use is renewed",
+            next_step="`varmenne list --state active` shows those in use",
+        )
+    if row.not_after is None or row.not_after <= parts.now:
+        raise expired(row)
+    new = NewEnrollment(
+        environment=row.environment,
+        channel=row.channel,
+        customer_id=row.customer_id,
+        customer_name=row.customer_name,
+        method=Method.RENEWAL,
+        key_id=new_key_id(),
+        replaces=row.id,
+        generation=parts.journal.latest_generation(row.environment, row.customer_id, row.channel) + 1,
+        token=row.token,
+        sftp_user=row.sftp_user,
+        contact=row.contact,
+    )
+    return parts.journal.add(new, parts.now, lease=FIRST_LEASE)
+
+
+def expired(row: Enrollment) -> StateError:
+    """Make the error for a certificate that is over."""
+    return StateError(
+        f"The certificate of enrollment {row.id} has expired, and cannot be renewed any more",
+        why=f"it was valid until {row.not_after:%Y-%m-%d %H:%M} UTC" if row.not_after else "it has no certificate",
+        next_step=f"Order a new one in the e-service, then: varmenne enroll --replaces {row.id} --credentials FILE",
+    )
+
+
+def expire_renewal(work: Work, row: Enrollment, renewals: tuple[Enrollment, ...]) -> None:
+    """End the renewals that were never accepted, once the certificate that signs them has expired."""
+    for renewal in renewals:
+        if renewal.state in {State.PREPARED, State.KEYED} and work.parts.journal.is_free(renewal, work.parts.now):
+            work.parts.journal.commit(
+                renewal,
+                work.parts.now,
+                State.EXPIRED,
+                step="expire",
+                changes={"due_at": None, "owner": None},
+                detail={"why": f"the certificate of {row.id} has expired"},
+            )
+
+
+def _renewal_due(parts: Parts, row: Enrollment, renewals: tuple[Enrollment, ...]) -> datetime:
+    """Return when a renewal is to be begun: at its moment, and after a refused one with growing distance."""
+    opens = calendar.renewal_opens(row, timedelta(days=parts.settings.renewal.spread_days)) or parts.now
+    refused = [renewal.updated_at for renewal in renewals if renewal.state is State.REJECTED]
+    if not refused:
+        return opens
+    return max(opens, max(refused) + timedelta(days=2.0 ** min(len(refused) - 1, MOST_REFUSED)))
+
+
+def retire(_work: Work, row: Enrollment) -> Outcome:
+    """Mark a replaced certificate's key as retired, once its grace is over."""
+    return Outcome(State.RETIRED, told=f"the key {row.key_id.hex()} is retired")
+
+
+def destroy(work: Work, row: Enrollment) -> Outcome:
+    """Destroy a retired key in the token, and read back that it is gone."""
+    if row.public_key is None:
+        raise InputError(f"Enrollment {row.id} has no key")
+    work.parts.token.destroy(row.key_id, row.public_key)
+    return Outcome(
+        State.DESTROYED,
+        detail={"key_id": row.key_id.hex(), "public_key_sha256": facts.sha256(row.public_key)},
+        told=f"the key {row.key_id.hex()} is destroyed",
+    )
+
+
+def next_due(parts: Parts, row: Enrollment, target: State) -> datetime | None:
+    """Return when an enrollment that is in ``target`` now is to be looked at again; ``None``: never by itself.
+
+    Args:
+        parts: the parts.
+        row: the enrollment before it got there.
+        target: one of :data:`varmenne.domain.steps.ENDED`.
+    """
+    now, settings = parts.now, parts.settings.renewal
+    if target is State.ACTIVE:
+        wait = timedelta(days=settings.rehearse_days) * (0.9 + 0.2 * calendar.fraction(row.id))
+        opens = calendar.renewal_opens(row, timedelta(days=settings.spread_days))
+        soonest = now + wait
+        return min(soonest, opens) if opens is not None and opens > now else soonest
+    if target is State.SUPERSEDED:
+        return now + timedelta(days=settings.grace_days)
+    if target is State.RETIRED and settings.destroy_after_days is not None:
+        return now + timedelta(days=settings.destroy_after_days)
+    return None
