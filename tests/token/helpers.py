@@ -37,7 +37,7 @@ with token.open(rw=True, user_pin=order["pin"]) as session:
     else:
         session.generate_keypair(
             KeyType.RSA, order["bits"], id=key_id, label=order["key_label"], store=True,
-            private_template={Attribute.EXTRACTABLE: True},
+            private_template={Attribute.EXTRACTABLE: True, Attribute.DESTROYABLE: order["destroyable"]},
         )
 """
 
@@ -50,8 +50,9 @@ def foreign_key(
     bits: int = 1024,
     destroy: bool = False,
     only_public: bool = False,
+    destroyable: bool = True,
 ) -> None:
-    """Have another program make an extractable key with a ``CKA_ID``, or destroy the objects with it."""
+    """Have another program make an extractable key with a ``CKA_ID``, or destroy the key objects with it."""
     order = {
         "module": token.module,
         "label": token.label,
@@ -61,6 +62,7 @@ def foreign_key(
         "bits": bits,
         "destroy": destroy,
         "only_public": only_public,
+        "destroyable": destroyable,
     }
     subprocess.run(
         [sys.executable, "-c", _PROGRAM],

@@ -5,6 +5,9 @@
  *   hang FUNCTION            never return
  *   crash FUNCTION           abort
  *   crash-once FUNCTION      abort, but delete the control file first
+ *   crash-after FUNCTION     do it, and abort
+ *   pretend FUNCTION         return success without doing anything (C_DestroyObject)
+ *   logout FUNCTION          drop the login first, without telling (C_FindObjectsInit)
  *   fail FUNCTION CODE       return the code (hexadecimal) without doing anything
  *   fail-after FUNCTION CODE do it, and return the code all the same
  *   flags BITS               add to the token's flags (hexadecimal)
@@ -16,6 +19,7 @@
  *   no-sha256                do not list CKM_SHA256_RSA_PKCS
  *   refuse-order ATTRIBUTE   refuse key generation whose private template has the attribute, as a TPM does
  *   say TEXT                 print to standard output and standard error
+ *   C_DestroyObject misbehaves, and is noted, for objects in the token alone, not for those of a session.
  * SHIM_CALLS    file to which the name of each called function is added
  *
  * Types are spelled out, so that no PKCS#11 headers are needed.
@@ -33,6 +37,7 @@ typedef struct { ulong_t type; void *value; ulong_t length; } attribute;
 typedef struct { unsigned char version[2]; void *function[68]; } function_list;
 
 enum { INITIALIZE = 0, GET_FUNCTION_LIST = 3, GET_TOKEN_INFO = 6, GET_MECHANISM_LIST = 7, OPEN_SESSION = 12, LOGIN = 18,
+       LOGOUT = 19,
        CREATE_OBJECT = 20, DESTROY_OBJECT = 22, GET_ATTRIBUTE_VALUE = 24, FIND_OBJECTS_INIT = 26, SIGN = 43,
        GENERATE_KEY_PAIR = 59, WRAP_KEY = 60 };
 
@@ -80,6 +85,7 @@ static rv before(const char *name)
 static rv after(const char *name, rv result)
 {
     char text[128];
+    if (order("crash-after", name, NULL, 0)) abort();
     return order("fail-after", name, text, sizeof text) ? strtoul(text, NULL, 16) : result;
 }
 
@@ -131,8 +137,13 @@ static rv create_object(ulong_t session, attribute *template, ulong_t count, ulo
 
 static rv destroy_object(ulong_t session, ulong_t object)
 {
+    unsigned char in_token = 1;
+    attribute query = {0x1, &in_token, sizeof in_token};
+    CALL(GET_ATTRIBUTE_VALUE, ulong_t, ulong_t, attribute *, ulong_t)(session, object, &query, 1);
+    if (!in_token) return CALL(DESTROY_OBJECT, ulong_t, ulong_t)(session, object);
     BEGIN("C_DestroyObject");
-    return CALL(DESTROY_OBJECT, ulong_t, ulong_t)(session, object);
+    if (order("pretend", "C_DestroyObject", NULL, 0)) return 0;
+    return after("C_DestroyObject", CALL(DESTROY_OBJECT, ulong_t, ulong_t)(session, object));
 }
 
 static int is_private_key(ulong_t session, ulong_t object)
@@ -165,6 +176,7 @@ static rv get_attribute_value(ulong_t session, ulong_t object, attribute *templa
 static rv find_objects_init(ulong_t session, attribute *template, ulong_t count)
 {
     BEGIN("C_FindObjectsInit");
+    if (order("logout", "C_FindObjectsInit", NULL, 0)) CALL(LOGOUT, ulong_t)(session);
     return CALL(FIND_OBJECTS_INIT, ulong_t, attribute *, ulong_t)(session, template, count);
 }
 

@@ -35,7 +35,8 @@ class Token:
 
     Nothing happens until the first call, which starts the worker process; :meth:`close` (or leaving the ``with`` block)
     ends it. After a crash or an exceeded time limit, the next call starts a fresh worker by itself. Calls that only
-    read, and signing, are repeated once when a worker was lost under them; making a key, storing and probing are not.
+    read, and signing, are repeated once when a worker was lost under them; making and destroying a key, storing and
+    probing are not.
 
     May be used by several threads; they take turns. Every method raises
     :class:`~varmenne.errors.TokenUnavailable` when the module, the token or the worker fails in a way that may pass,
@@ -158,6 +159,27 @@ class Token:
         _check_key_id(key_id)
         _check_label(label)
         return self._call(say.StoreCertificate(key_id, label, certificate))
+
+    def destroy(self, key_id: KeyId, public_key: bytes) -> bool:
+        """Destroy a key of an enrollment for ever: private key, public key object and certificates with its ``CKA_ID``.
+
+        Nothing is touched unless all of them are of this key, and the private key is labelled as varmenne's. That
+        nothing is left is read back from the token. A call that was cut off is not repeated by itself; made again, it
+        finishes.
+
+        Args:
+            key_id: the key's ``CKA_ID``.
+            public_key: the key's DER ``SubjectPublicKeyInfo``, as it is known from elsewhere.
+
+        Returns:
+            False if nothing with this ``CKA_ID`` was there, such as after a call that was cut off at its very end.
+
+        Raises:
+            TokenError: something with this ``CKA_ID`` is not of this key, or not varmenne's, and nothing was touched;
+                or the token refused to destroy, and the error tells what is left.
+        """
+        _check_key_id(key_id)
+        return self._call(say.Destroy(key_id, public_key))
 
     def certificates(self, key_id: KeyId) -> tuple[bytes, ...]:
         """Return the certificates (DER) beside a key. Nothing about them is verified here."""

@@ -138,6 +138,17 @@ class StoreCertificate(Verb[bool], frozen=True):
     repeatable = False
 
 
+class Destroy(Verb[bool], frozen=True):
+    """Destroy a key and what stands beside it; answer False if nothing is there."""
+
+    key_id: bytes
+    public_key: bytes
+
+    doing = "destroy a key"
+    returns = bool
+    repeatable = False
+
+
 class Certificates(Verb[tuple[bytes, ...]], frozen=True):
     """Give the certificates beside a key."""
 
@@ -203,6 +214,7 @@ AnyVerb = (
     | PublicKey
     | Sign
     | StoreCertificate
+    | Destroy
     | Certificates
     | Keys
     | HoldsKey

@@ -68,6 +68,12 @@ class Worker:
         public_key = keys.public_key(self.token, self.keys.get(verb.key_id))
         return objects.store_certificate(self.token, verb.key_id, verb.label, verb.certificate, public_key=public_key)
 
+    def destroy(self, verb: say.Destroy) -> bool:
+        """Destroy a key."""
+        from varmenne.token.worker.destruction import destroy
+
+        return destroy(self.token, verb.key_id, verb.public_key)
+
     def certificates(self, verb: say.Certificates) -> tuple[bytes, ...]:
         """Give the certificates beside a key."""
         from varmenne.token.worker import objects
@@ -111,6 +117,7 @@ _ANSWERS: dict[type, Callable[[Worker, Any], object]] = {
     say.PublicKey: Worker.public_key,
     say.Sign: Worker.sign,
     say.StoreCertificate: Worker.store_certificate,
+    say.Destroy: Worker.destroy,
     say.Certificates: Worker.certificates,
     say.Keys: lambda worker, _: worker.list_keys(),
     say.HoldsKey: Worker.holds_key,

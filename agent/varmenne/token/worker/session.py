@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from pkcs11 import Mechanism, exceptions
+from pkcs11 import Attribute, Mechanism, ObjectClass, exceptions
 from pkcs11.constants import MechanismFlag, TokenFlag
 
 from varmenne.domain.keys import RSA_BITS, TokenIdentity
@@ -19,7 +19,7 @@ from varmenne.secret_sources import read_secret
 from varmenne.token.key_policy import FORMS, Form
 from varmenne.token.status import TokenStatus
 from varmenne.token.worker.module import Module
-from varmenne.token.worker.templates import mapper
+from varmenne.token.worker.templates import Template, checked, mapper
 
 if TYPE_CHECKING:
     from pkcs11.types import Session, Slot, Token
@@ -87,6 +87,29 @@ class TokenSession:
                 why=f"its slot now holds a token labelled {token.label!r}",
                 next_step="Put the token back, or correct token.label in the settings",
             )
+
+    def prove_logged_in(self) -> None:
+        """Make sure that the token has not dropped the login: it would hide private objects instead of refusing.
+
+        Only a logged-in user can make a private object, here one byte that lives in the session alone. Without login,
+        SoftHSM answers by the code for that, and a TPM's module calls this session, which may write, read-only. A token
+        that makes no such objects at all refuses by another code, which tells nothing.
+
+        Raises:
+            UserNotLoggedIn: the login has been lost.
+        """
+        template: Template = {
+            Attribute.CLASS: ObjectClass.DATA,
+            Attribute.TOKEN: False,
+            Attribute.PRIVATE: True,
+            Attribute.VALUE: b"\0",
+        }
+        try:
+            self.work.create_object(checked(template)).destroy()
+        except (exceptions.UserNotLoggedIn, exceptions.SessionReadOnly) as exc:
+            raise exceptions.UserNotLoggedIn from exc
+        except exceptions.PKCS11Error:
+            return
 
     def read_pin(self, source: str) -> None:
         """Fetch the PIN from its source and keep it for one login. A descriptor is closed after reading."""
