@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from varmenne.domain.keys import KEY_LABEL_PREFIX, KeyFacts, KeyId, new_key_id
+from varmenne.domain.identifiers import EnrollmentId, key_label
+from varmenne.domain.keys import KeyFacts, KeyId, new_key_id
 from varmenne.errors import InputError, KeyNotFound, TokenError, TokenUnavailable
 from varmenne.token import CreatedToken, Token
 
@@ -20,7 +21,7 @@ from .helpers import foreign_key, swtpm
 from .test_certificates import certificate
 from .test_worker import worker_pid
 
-LABEL = f"{KEY_LABEL_PREFIX}20261124-7f3a9c21"
+LABEL = key_label(EnrollmentId("20261124-7f3a9c21"))
 ATTRIBUTE_UNTOLD = "untold 122"
 """The private object does not tell its public exponent, as some tokens do not."""
 
@@ -77,12 +78,12 @@ def test_a_key_with_another_public_key_is_not_destroyed(softhsm: CreatedToken, t
     assert objects(softhsm) == before
 
 
-@pytest.mark.parametrize("label", ["vault-login-7f3a9c21", "varmenne", "payments"])
+@pytest.mark.parametrize("label", ["vault-login-7f3a9c21", "varmenne-payments", "payments"])
 def test_a_key_with_another_kind_of_label_is_not_destroyed(softhsm: CreatedToken, token: Token, label: str) -> None:
     """The key that logs in to Vault, and other programs' keys, are safe even from a wrong journal."""
     facts = whole(token, label)
     before = objects(softhsm)
-    with pytest.raises(TokenError, match=f"label '{label}', which is not varmenne's"):
+    with pytest.raises(TokenError, match=f"label '{label}', which is not that of an enrollment"):
         token.destroy(facts.key_id, facts.public_key)
     assert objects(softhsm) == before
 

@@ -12,9 +12,6 @@ KeyId = NewType("KeyId", bytes)
 """A ``CKA_ID``: 16 random bytes that tie private key, public key and certificate in the token together."""
 
 KEY_ID_BYTES = 16
-KEY_LABEL_PREFIX = "varmenne-"
-"""Begins the ``CKA_LABEL`` of every key that was made for an enrollment; the enrollment's ID follows."""
-
 RSA_BITS = 2048
 """The only key size that the service accepts at present."""
 

@@ -163,7 +163,7 @@ class Token:
     def destroy(self, key_id: KeyId, public_key: bytes) -> bool:
         """Destroy a key of an enrollment for ever: private key, public key object and certificates with its ``CKA_ID``.
 
-        Nothing is touched unless all of them are of this key, and the private key is labelled as varmenne's. That
+        Nothing is touched unless all of them are of this key, and the private key is labelled as an enrollment's. That
         nothing is left is read back from the token. A call that was cut off is not repeated by itself; made again, it
         finishes.
 
@@ -175,8 +175,8 @@ class Token:
             False if nothing with this ``CKA_ID`` was there, such as after a call that was cut off at its very end.
 
         Raises:
-            TokenError: something with this ``CKA_ID`` is not of this key, or not varmenne's, and nothing was touched;
-                or the token refused to destroy, and the error tells what is left.
+            TokenError: something with this ``CKA_ID`` is not of this key, or not an enrollment's, and nothing was
+                touched; or the token refused to destroy, and the error tells what is left.
         """
         _check_key_id(key_id)
         return self._call(say.Destroy(key_id, public_key))

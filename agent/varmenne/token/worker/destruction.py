@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from pkcs11 import Attribute, ObjectClass, exceptions
 
-from varmenne.domain.keys import KEY_LABEL_PREFIX
+from varmenne.domain.identifiers import enrollment_of_label
 from varmenne.errors import TokenError
 from varmenne.token.worker.failures import LOST_OBJECT, Kind, meaning
 from varmenne.token.worker.keys import public_key as key_of
@@ -37,7 +37,7 @@ def destroy(token: TokenSession, key_id: bytes, public_key: bytes) -> bool:
 
     Raises:
         TokenError: something there is not of the key that has this public key, or the private key is not labelled as
-            one of varmenne's: then nothing was touched. Or the token did not destroy everything.
+            an enrollment's: then nothing was touched. Or the token did not destroy everything.
         TokenUnavailable: the token or the login is not there any more.
     """
     things = _with_id(token, key_id)
@@ -96,8 +96,8 @@ def _objection(token: TokenSession, thing: Object, public_key: bytes) -> str:
     if (_certified_key(thing) if kind is ObjectClass.CERTIFICATE else key_of(token, thing)) != public_key:
         return f"a {_name(thing)} of another key"
     label = read(thing, Attribute.LABEL) or ""
-    if kind is ObjectClass.PRIVATE_KEY and not label.startswith(KEY_LABEL_PREFIX):
-        return f"a private key with the label {label!r}, which is not varmenne's ({KEY_LABEL_PREFIX}…),"
+    if kind is ObjectClass.PRIVATE_KEY and enrollment_of_label(label) is None:
+        return f"a private key with the label {label!r}, which is not that of an enrollment,"
     return ""
 
 
