@@ -19,6 +19,7 @@ EXECUTABLE = [
     "scripts/check",
     "scripts/demo",
     "scripts/docs",
+    "scripts/image",
     "scripts/lock",
     "scripts/test",
     "scripts/try-on",

@@ -1,0 +1,32 @@
+#!/bin/sh
+# What a person does before the agent can do the rest, for compose.yaml: token, settings, Vault, the first enrollment.
+# The bench's clock is 22 months behind meanwhile, so the certificate has less than 60 days left and is due for renewal.
+set -eu
+umask 077
+# The address and the root token are those that `bao` itself goes by.
+: "${BAO_ADDR:?}" "${BAO_TOKEN:?}"
+
+# Vault forgets all when it is stopped, and the state stays: then there is nothing more to do here.
+[ ! -e varmenne.toml ] || exit 0
+
+varmenne init --config new.toml --no-try --environment test --state-dir state \
+    --softhsm token --endpoint "$(cat bench/url)" --service-ca bench/tls-ca.pem --trust bench/trust \
+    --customer-id 0123456-7 --customer-name 'Esimerkki & Öljy Oy' \
+    --vault-address "$BAO_ADDR" --vault-mount varmenne \
+    --vault-login approle --vault-role-id later --vault-secret-id file:vault-secret-id
+
+echo "$BAO_TOKEN" >root-token
+varmenne vault setup --config new.toml --admin-token file:root-token
+bao read -field=role_id auth/approle/role/varmenne-agent/role-id >role-id
+bao write -force -field=secret_id auth/approle/role/varmenne-agent/secret-id >vault-secret-id
+varmenne init --config new.toml --no-try --vault-role-id "$(cat role-id)"
+# The bench is quicker than the authority.
+sed -i 's/^# first_poll_seconds = .*/first_poll_seconds = 2.0/' new.toml
+
+varmenne testbench clock --state bench --set "$(date --utc --date '690 days ago' +%Y-%m-%dT%H:%M:%SZ)"
+# Without the line that says until when: by this computer's clock, that is long past.
+varmenne testbench order --state bench --customer-id 0123456-7 | grep -v 'valid until' |
+    varmenne enroll --config new.toml --credentials -
+varmenne testbench clock --state bench --reset
+mv new.toml varmenne.toml
+varmenne list
