@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from enrollment.test_kill import LOST, PLACES, check_promises, enrolling, finish, killed, row_of
+from enrollment.test_kill import (
+    LOST,
+    PLACES,
+    SEEDS,
+    check_promises,
+    enrolling,
+    finish,
+    killed,
+    killed_at_random,
+    row_of,
+)
 from harness.postgresql import PostgreSQL
 from harness.stage import Stage, Template
 from varmenne.domain.steps import State
@@ -38,6 +48,12 @@ def test_killed(fleet: Stage, place: str) -> None:
     check_promises(fleet, order, row)
     if row.state is State.UNCERTAIN:
         assert fleet.run("resolve", row.id, "--abandon", "--confirm", row.id).code == 0
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_killed_at_random(fleet: Stage, seed: int) -> None:
+    """Killed at any moment, with all its children, nothing is sent twice and nothing is lost."""
+    killed_at_random(fleet, fleet.order(f"random-{seed}"), seed)
 
 
 def test_the_places_that_are_tried_often_are_places() -> None:

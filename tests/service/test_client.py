@@ -136,26 +136,45 @@ def test_tls_of_a_stranger(bench: BenchServer, tmp_path: Path, signer: SoftwareS
 
 
 @contextmanager
-def tls_server(bench: BenchServer, behave: Callable[[ssl.SSLSocket], object]) -> Iterator[str]:
+def tls_server(bench: BenchServer, behave: Callable[[ssl.SSLSocket], object], host: str = "127.0.0.1") -> Iterator[str]:
     """Run a TLS server with the bench's certificate that treats one connection as it is told."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     folder = bench.state.directory / "tls"
     context.load_cert_chain(*_tls_files(folder))
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = socket.create_server((host, 0))
 
     def serve() -> None:
         connection, _address = listener.accept()
-        with context.wrap_socket(connection, server_side=True) as secured:
-            behave(secured)
+        with contextlib.suppress(ssl.SSLError):  # The client may end the handshake.
+            connection = context.wrap_socket(connection, server_side=True)
+        with connection:
+            if isinstance(connection, ssl.SSLSocket):
+                behave(connection)
 
     listener.settimeout(10)
     thread = threading.Thread(target=serve, daemon=True)
     thread.start()
     try:
-        yield f"https://127.0.0.1:{listener.getsockname()[1]}/2017/10/CertificateServices"
+        yield f"https://{host}:{listener.getsockname()[1]}/2017/10/CertificateServices"
     finally:
         thread.join(10)
         listener.close()
+
+
+def test_tls_of_another_name(bench: BenchServer, signer: SoftwareSigner) -> None:
+    """A certificate that our CA file vouches for, and that is for another name, ends it before anything is sent."""
+    came: list[bytes] = []
+
+    def listen(connection: ssl.SSLSocket) -> None:
+        with contextlib.suppress(OSError):
+            came.append(connection.recv(65536))
+
+    with tls_server(bench, listen, host="127.0.0.2") as url:
+        settings = msgspec.structs.replace(settings_for(bench), endpoint=url)
+        with CertificateService(Environment.TEST, settings) as client, pytest.raises(ServiceUnreachable) as caught:
+            client.sign_new_certificate(CUSTOMER, NAME, ordered(bench), build_csr(signer, CUSTOMER, NAME))
+    assert "127.0.0.2" in caught.value.why
+    assert b"".join(came) == b""
 
 
 def _tls_files(folder: Path) -> tuple[Path, Path]:
