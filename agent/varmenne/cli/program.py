@@ -40,6 +40,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "rehearse": ("renew", "Try all that a renewal will need, long before it is due."),
     "activate": ("generations", "Put a renewed or an earlier certificate to use now."),
     "retire": ("generations", "Retire the key of a certificate that was replaced."),
+    "run": ("run", "Look after all certificates, unattended: the agent."),
     "list": ("look", "List the enrollments."),
     "show": ("look", "Show one enrollment with all that is known of it."),
     "history": ("look", "Show every transition of one enrollment."),

@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, time, timedelta, tzinfo
+from zoneinfo import ZoneInfo
 
 from varmenne.domain.enrollment import Enrollment
 from varmenne.domain.identifiers import Channel
@@ -109,6 +110,22 @@ def _window(text: str) -> Window:
 def _unreadable(text: str, why: str) -> ConfigError:
     """Make the error for a window that is none."""
     return ConfigError(f"The activation window {text!r} cannot be read", why=why)
+
+
+def zone(name: str) -> tzinfo:
+    """Return a time zone.
+
+    Raises:
+        ConfigError: there is none of this name.
+    """
+    try:
+        return ZoneInfo(name)
+    except (ValueError, OSError, KeyError) as exc:
+        raise ConfigError(
+            f"There is no time zone {name!r}",
+            why=str(exc),
+            next_step="Set `renewal.time_zone` to a name such as Europe/Helsinki, and see that tzdata is installed",
+        ) from None
 
 
 def next_opening(found: Sequence[Window], zone: tzinfo, now: datetime) -> datetime:

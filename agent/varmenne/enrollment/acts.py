@@ -13,7 +13,6 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from varmenne.domain import calendar
 from varmenne.domain.enrollment import Enrollment
@@ -223,7 +222,8 @@ def _activation(work: Work, row: Enrollment) -> datetime:
     earliest = max(work.parts.now, row.usable_from or work.parts.now)
     if row.method is not Method.RENEWAL:
         return earliest
-    return calendar.next_opening(calendar.windows(settings.activation_windows), ZoneInfo(settings.time_zone), earliest)
+    windows = calendar.windows(settings.activation_windows)
+    return calendar.next_opening(windows, calendar.zone(settings.time_zone), earliest) if windows else earliest
 
 
 ACTS: dict[StepName, Callable[[Work, Enrollment], Outcome]] = {
@@ -239,8 +239,8 @@ ACTS: dict[StepName, Callable[[Work, Enrollment], Outcome]] = {
     StepName.DESTROY: destroy,
 }
 
-BEFOREHAND: dict[StepName, Callable[[Work, Enrollment], dict[str, Any]]] = {
+BEFOREHAND: dict[StepName, Callable[[Work, Enrollment], dict[str, Any] | Outcome]] = {
     StepName.SUBMIT: sign_csr,
     StepName.RENEW: sign_renewal_csr,
 }
-"""For steps with an intent: what is done, and then committed with the intent, before the act itself."""
+"""For steps with an intent: what is done and committed with the intent, before the act itself; or how it ended."""

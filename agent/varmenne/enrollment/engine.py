@@ -180,11 +180,21 @@ class Engine:
     def _go(self, until: datetime) -> None:
         """Take one step after the other: commit the intent where there is one, then act."""
         while (step := next_step(self._row)) is not None:
+            if self._work.stopping():
+                raise NotFinished(f"Enrollment {self._row.id} was parked: varmenne ends", due_at=self._parts.now)
             self._progress.begins(step.doing)
             if step.intent is not None:
-                changes = BEFOREHAND[step.name](self._work, self._row)
-                self._commit(step.name, step.intent, changes, self._before_sending())
+                self._intend(step, step.intent)
             self._act(step, until)
+
+    def _intend(self, step: Step, intent: State) -> None:
+        """Commit what is done before a request is sent; or that there is nothing left to send."""
+        before = BEFOREHAND[step.name](self._work, self._row)
+        if not isinstance(before, Outcome):
+            self._commit(step.name, intent, before, self._before_sending())
+        elif before.error is not None:
+            self._commit("expire", before.target, {"problem": facts.problem(before.error)}, before.detail)
+            raise before.error
 
     def _act(self, step: Step, until: datetime) -> None:
         """Act, commit the outcome, and only then tell of it; wait if the outcome says so."""
@@ -233,7 +243,8 @@ class Engine:
             if old.id == row.id:
                 continue
             for renewal in journal.renewals(old.id):
-                if renewal.id != row.id and State.ABANDONED in BY_ORDER.get(renewal.state, ()):
+                open_still = renewal.id != row.id and renewal.state not in ENDED
+                if open_still and State.ABANDONED in BY_ORDER.get(renewal.state, ()):
                     self._end(renewal, State.ABANDONED, "abandon")
             self._end(old, State.SUPERSEDED, "supersede")
 

@@ -240,11 +240,7 @@ def _expire(parts: Parts, row: Enrollment) -> None:
     if row.valid_until is None or row.valid_until > parts.now:
         return
     Engine(Work(parts), Silent()).order(row, State.EXPIRED, changes={}, until=parts.now, act="expire")
-    raise InputError(
-        f"The one-time credentials of enrollment {row.id} have expired",
-        why=f"they were valid until {row.valid_until:%Y-%m-%d %H:%M} UTC; nothing was ever sent",
-        next_step="Order a new certificate in the e-service; the old order serves as its template",
-    )
+    raise facts.credentials_expired(row)
 
 
 def _begin(

@@ -156,6 +156,24 @@ def publication(row: Enrollment) -> str:
     return row.id if row.vault_version is None else f"{row.id}@{row.vault_version}"
 
 
+def credentials_expired(row: Enrollment) -> InputError:
+    """Make the error for one-time credentials that are over and were never sent."""
+    return InputError(
+        f"The one-time credentials of enrollment {row.id} have expired",
+        why=f"they were valid until {row.valid_until:%Y-%m-%d %H:%M} UTC; nothing was ever sent",
+        next_step="Order a new certificate in the e-service; the old order serves as its template",
+    )
+
+
+def certificate_expired(row: Enrollment) -> StateError:
+    """Make the error for a certificate that is over."""
+    return StateError(
+        f"The certificate of enrollment {row.id} has expired, and cannot be renewed any more",
+        why=f"it was valid until {row.not_after:%Y-%m-%d %H:%M} UTC" if row.not_after else "it has no certificate",
+        next_step=f"Order a new one in the e-service, then: varmenne enroll --replaces {row.id} --credentials FILE",
+    )
+
+
 def moment(due: datetime, now: datetime) -> str:
     """Write a moment for people: the time of day, with the day if it is another one."""
     return f"{due:%H:%M:%S} UTC" if due.date() == now.date() else f"{due:%Y-%m-%d %H:%M} UTC"

@@ -14,7 +14,7 @@ from varmenne.enrollment.engine import Engine
 from varmenne.enrollment.preflight import prove_token
 from varmenne.enrollment.rehearsal import rehearse as rehearsal
 from varmenne.enrollment.rehearsal import told
-from varmenne.enrollment.upkeep import begin, expired
+from varmenne.enrollment.upkeep import begin
 from varmenne.enrollment.work import Work
 from varmenne.errors import InputError, KeyNotFound, StateError
 
@@ -73,7 +73,7 @@ def rehearse(parts: Parts, progress: Progress, row: Enrollment) -> list[Check]:
     if row.state is not State.ACTIVE:
         raise StateError(f"The renewal of enrollment {row.id} cannot be rehearsed", why=f"it is {row.state}")
     if row.not_after is None or row.not_after <= parts.now:
-        raise expired(row)
+        raise facts.certificate_expired(row)
     progress.begins(f"Rehearse the renewal of enrollment {row.id}")
     found = list(rehearsal(parts, row))
     result = told(parts, found)

@@ -24,7 +24,6 @@ from varmenne.errors import (
     OutcomeUncertain,
     ServiceRefused,
     ServiceUnreachable,
-    StateError,
     TokenError,
     VarmenneError,
     VerificationError,
@@ -34,14 +33,19 @@ from varmenne.service.error_codes import Kind, advice
 from varmenne.service.interface import Operation
 
 
-def sign_csr(work: Work, row: Enrollment) -> dict[str, Any]:
-    """Before the wire: check that there is something to send, and sign the CSR. Its result is committed as intent."""
+def sign_csr(work: Work, row: Enrollment) -> dict[str, Any] | Outcome:
+    """Before the wire: check that there is something to send, and sign the CSR. Its result is committed as intent.
+
+    An enrollment whose credentials were never sent and are over has ended.
+    """
+    if row.valid_until is not None and row.valid_until <= work.parts.now:
+        return Outcome(State.EXPIRED, error=facts.credentials_expired(row))
     if work.credentials is None:
         raise NotFinished(
             f"Enrollment {row.id} needs its one-time credentials",
             why="they are never kept, and nothing has been sent yet",
             next_step=f"varmenne resume {row.id} --credentials FILE",
-            due_at=None,
+            due_at=row.valid_until,
         )
     work.credentials.refuse_expired(work.parts.now)
     facts.refuse_unnamed_replacement(work.parts.journal, row)
@@ -66,19 +70,14 @@ def submit(work: Work, row: Enrollment) -> Outcome:
     return _read(work, row, stored)
 
 
-def sign_renewal_csr(work: Work, row: Enrollment) -> dict[str, Any]:
+def sign_renewal_csr(work: Work, row: Enrollment) -> dict[str, Any] | Outcome:
     """Before the wire: check that the certificate can still be renewed, and sign the CSR with the new key.
 
-    Raises:
-        StateError: the certificate that it renews is over, or not in use any more.
+    A renewal whose certificate has expired has ended.
     """
     old = renewed(work, row)
     if old.not_after is None or old.not_after <= work.parts.now:
-        raise StateError(
-            f"The certificate of enrollment {old.id} has expired, so it cannot be renewed any more",
-            why=f"it was valid until {old.not_after:%Y-%m-%d %H:%M} UTC" if old.not_after else "it has no certificate",
-            next_step=f"Order a new one in the e-service, then: varmenne enroll --replaces {old.id}",
-        )
+        return Outcome(State.EXPIRED, error=facts.certificate_expired(old))
     if old.not_after - RENEWAL_WINDOW > work.parts.now:
         raise NotFinished(
             f"It is too early to renew the certificate of enrollment {old.id}",

@@ -5,6 +5,7 @@ They happen when they are due: the agent looks, or a person orders one of them.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -40,16 +41,21 @@ def tend(work: Work, row: Enrollment) -> Outcome:
     parts, now = work.parts, work.parts.now
     renewals = parts.journal.renewals(row.id)
     if row.not_after is None or row.not_after <= now:
-        expire_renewal(work, row, renewals)
-        return Outcome(row.state, changes={"problem": facts.problem(expired(row))}, wait=BETWEEN_LOOKS)
-    if any(renewal.state not in ENDED for renewal in renewals):
-        return Outcome(row.state, told="its renewal is under way", wait=BETWEEN_LOOKS)
-    if parts.settings.renewal.automatic and _renewal_due(parts, row, renewals) <= now:
+        return Outcome(row.state, wait=BETWEEN_LOOKS, error=facts.certificate_expired(row))
+    if (under_way := next((one for one in renewals if one.state not in ENDED), None)) is not None:
+        error = late(parts, row, under_way)
+        return Outcome(row.state, told="its renewal is under way", wait=BETWEEN_LOOKS, error=error)
+    due = _renewal_due(parts, row, renewals)
+    if due is not None and due <= now:
         prove_token(parts, Silent())
         begun = begin(parts, row)
         parts.journal.release(begun, now, due_at=now)
         return Outcome(row.state, detail={"renewal": begun.id}, told=f"renewal {begun.id} is begun", wait=BETWEEN_LOOKS)
-    return rehearsed(work, row)
+    outcome = rehearsed(work, row)
+    usual = next_due(parts, row, row.state)
+    if due is not None and outcome.wait is None and usual is not None and due < usual:
+        return replace(outcome, wait=due - now)
+    return outcome
 
 
 def rehearsed(work: Work, row: Enrollment) -> Outcome:
@@ -88,7 +94,7 @@ def begin(parts: Parts, row: Enrollment) -> Enrollment:
             next_step="`varmenne list --state active` shows those in use",
         )
     if row.not_after is None or row.not_after <= parts.now:
-        raise expired(row)
+        raise facts.certificate_expired(row)
     new = NewEnrollment(
         environment=row.environment,
         channel=row.channel,
@@ -105,32 +111,23 @@ def begin(parts: Parts, row: Enrollment) -> Enrollment:
     return parts.journal.add(new, parts.now, lease=FIRST_LEASE)
 
 
-def expired(row: Enrollment) -> StateError:
-    """Make the error for a certificate that is over."""
+def late(parts: Parts, row: Enrollment, renewal: Enrollment) -> StateError | None:
+    """Make the error for a renewal that is not to be counted on any more; ``None`` while it is."""
+    by = calendar.order_by(row, renewal, timedelta(days=parts.settings.renewal.lead_days))
+    if by is None or by > parts.now or renewal.problem is None:
+        return None
     return StateError(
-        f"The certificate of enrollment {row.id} has expired, and cannot be renewed any more",
-        why=f"it was valid until {row.not_after:%Y-%m-%d %H:%M} UTC" if row.not_after else "it has no certificate",
-        next_step=f"Order a new one in the e-service, then: varmenne enroll --replaces {row.id} --credentials FILE",
+        f"The renewal of enrollment {row.id} does not succeed, and its certificate ends on {row.not_after:%Y-%m-%d}",
+        why=renewal.problem["what"],
+        next_step=f"Order a new one in the e-service now, then: varmenne enroll --replaces {row.id} --credentials FILE",
     )
 
 
-def expire_renewal(work: Work, row: Enrollment, renewals: tuple[Enrollment, ...]) -> None:
-    """End the renewals that were never accepted, once the certificate that signs them has expired."""
-    for renewal in renewals:
-        if renewal.state in {State.PREPARED, State.KEYED} and work.parts.journal.is_free(renewal, work.parts.now):
-            work.parts.journal.commit(
-                renewal,
-                work.parts.now,
-                State.EXPIRED,
-                step="expire",
-                changes={"due_at": None, "owner": None},
-                detail={"why": f"the certificate of {row.id} has expired"},
-            )
-
-
-def _renewal_due(parts: Parts, row: Enrollment, renewals: tuple[Enrollment, ...]) -> datetime:
+def _renewal_due(parts: Parts, row: Enrollment, renewals: tuple[Enrollment, ...]) -> datetime | None:
     """Return when a renewal is to be begun: at its moment, and after a refused one with growing distance."""
-    opens = calendar.renewal_opens(row, timedelta(days=parts.settings.renewal.spread_days)) or parts.now
+    opens = calendar.renewal_opens(row, timedelta(days=parts.settings.renewal.spread_days))
+    if opens is None or not parts.settings.renewal.automatic:
+        return None
     refused = [renewal.updated_at for renewal in renewals if renewal.state is State.REJECTED]
     if not refused:
         return opens

@@ -11,6 +11,7 @@ from varmenne.csr import build_csr, to_pem
 from varmenne.domain.enrollment import Enrollment, StoredAnswer
 from varmenne.domain.steps import NOT_SENT, Method, State
 from varmenne.enrollment import facts
+from varmenne.enrollment.revoked import look_up_signer
 from varmenne.errors import KeyNotFound, VarmenneError, VerificationError
 from varmenne.service.answers import Answer, verify_answer
 from varmenne.service.interface import Operation
@@ -53,6 +54,7 @@ class Work:
         credentials: the one-time credentials, where a person has given them.
         warn: hears a sentence about what is unusual.
         before: the enrollment before a person ordered its request to be sent again; ``None`` for the first time.
+        stopping: tells whether to park the enrollment before its next step.
         at_once: a person has ordered the certificate to be put to use now, whatever windows and channel say.
     """
 
@@ -60,6 +62,7 @@ class Work:
     credentials: Credentials | None = None
     warn: Callable[[str], None] = lambda _sentence: None
     before: Enrollment | None = None
+    stopping: Callable[[], bool] = lambda: False
     at_once: bool = False
 
     def not_sent(self, error: VarmenneError) -> Outcome:
@@ -82,13 +85,16 @@ def make_csr(work: Work, row: Enrollment) -> str:
 
 
 def verified(work: Work, stored: StoredAnswer) -> Answer:
-    """Verify a stored answer and note the verdict beside it.
+    """Verify a stored answer, look up whether its signer is revoked, and note the verdict beside it.
 
     Raises:
         VerificationError: it is not proven.
+        NotFinished: the settings demand to know that the signer is not revoked, and it is not known.
     """
     try:
         answer = verify_answer(stored.body, Operation(stored.operation), work.parts.trust().services, work.parts.now)
+        for warning in look_up_signer(work.parts, answer):
+            work.warn(warning)
     except VerificationError as exc:
         work.parts.journal.judge_answer(stored, f"refused: {exc.check}")
         raise

@@ -275,7 +275,9 @@ class Token:
             model=settings.model,
         )
         try:
-            unpack(worker.setup(setup, settings.call_timeout_seconds), None)
+            # SoftHSM writes a token's file anew at each login, and who reads it just then finds a token without a PIN.
+            with self._memory.one_at_a_time():
+                unpack(worker.setup(setup, settings.call_timeout_seconds), None)
         except BaseException:
             worker.kill()
             raise
