@@ -8,9 +8,12 @@ umask 077
 
 # Vault forgets all when it is stopped, and the state stays: then there is nothing more to do here.
 [ ! -e varmenne.toml ] || exit 0
+url=$(cat bench/url)
+# What a run that was broken off has left.
+rm -rf new.toml token state
 
 varmenne init --config new.toml --no-try --environment test --state-dir state \
-    --softhsm token --endpoint "$(cat bench/url)" --service-ca bench/tls-ca.pem --trust bench/trust \
+    --softhsm token --endpoint "$url" --service-ca bench/tls-ca.pem --trust bench/trust \
     --customer-id 0123456-7 --customer-name 'Esimerkki & Öljy Oy' \
     --vault-address "$BAO_ADDR" --vault-mount varmenne \
     --vault-login approle --vault-role-id later --vault-secret-id file:vault-secret-id
