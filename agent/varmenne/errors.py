@@ -22,7 +22,8 @@
     ├── JournalError                durable state cannot be read or written            12
     ├── StateError                  the enrollment is not in a state that allows this  13
     ├── NotFinished                 all is safe, but waits: resume later               14
-    └── ChecksFailed                `doctor` found something that does not work        15
+    ├── ChecksFailed                `doctor` found something that does not work        15
+    └── HookFailed                  a hook of yours failed; it is run again            17
 
 Families are grouped by who must act. Each error carries three sentences for people: what happened, why (where it is
 known) and what to do next; facts that programs need travel as ``facts``, and never include a PIN, a one-time password
@@ -200,6 +201,13 @@ class ChecksFailed(VarmenneError):
 
     exit_code = 15
     meaning = "`doctor` found something that does not work"
+
+
+class HookFailed(VarmenneError, Transient):
+    """A hook ended with an error, took too long, or may not be run. It is run again later, by itself."""
+
+    exit_code = 17
+    meaning = "a hook failed; it is run again"
 
 
 def family(cls: type[VarmenneError] = VarmenneError) -> list[type[VarmenneError]]:

@@ -18,7 +18,7 @@ from varmenne.domain import calendar
 from varmenne.domain.enrollment import Enrollment
 from varmenne.domain.forms import colon_hex
 from varmenne.domain.steps import Method, State, StepName
-from varmenne.enrollment import facts
+from varmenne.enrollment import facts, hooks
 from varmenne.enrollment.preflight import probe_name
 from varmenne.enrollment.revoked import look_up
 from varmenne.enrollment.submission import renew, renewed, settle, sign_csr, sign_renewal_csr, submit
@@ -198,6 +198,7 @@ def activate(work: Work, row: Enrollment) -> Outcome:
     if due > work.parts.now:
         told = f"it is put to use from {due:%Y-%m-%d %H:%M} UTC; at once: varmenne activate {row.id}"
         return Outcome(row.state, told=told, wait=due - work.parts.now)
+    hooks.before_activation(work, row)
     location = facts.place(work.parts.settings, row.customer_id, row.channel)
     record = facts.record(row)
     version = work.parts.store.publish(

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 from varmenne.domain.calendar import back_off
 from varmenne.domain.enrollment import Enrollment
 from varmenne.domain.steps import BY_ORDER, ENDED, KNOWN_ANSWER, UPKEEP, State, Step, StepName, step_from
-from varmenne.enrollment import facts
+from varmenne.enrollment import facts, hooks
 from varmenne.enrollment.acts import ACTS, BEFOREHAND
 from varmenne.enrollment.upkeep import next_due
 from varmenne.enrollment.work import REQUESTS, Outcome, Work
 from varmenne.errors import NotFinished, StateError, Transient, VarmenneError
 
 if TYPE_CHECKING:
+    from varmenne.domain.hooks import NewHook
     from varmenne.enrollment.parts import Parts
     from varmenne.enrollment.progress import Progress
 
@@ -59,11 +60,12 @@ class Engine:
 
         Raises:
             NotFinished: the certificate was not there in time; `resume` goes on.
+            HookFailed: it went as far as it goes, but a hook that was run after it failed.
             VarmenneError: an act failed. What is durable stays, and the row says what the problem is.
         """
         with self._holding(row):
             self._go(until)
-        return self._given_back()
+        return self._finished()
 
     def carry(self, claimed: Enrollment) -> Enrollment:
         """Take an enrollment that this process has claimed as far as it goes without waiting, upkeep included.
@@ -115,7 +117,7 @@ class Engine:
 
         Raises:
             StateError: the table does not have the move, or the enrollment is not any more as the person saw it.
-            VarmenneError: an act failed, as in :meth:`walk`.
+            HookFailed, VarmenneError: as in :meth:`walk`.
         """
         with self._holding(row, as_seen=True):
             self._commit(
@@ -128,7 +130,13 @@ class Engine:
                 self._progress.begins(begun.doing)
                 self._act(begun, until)
             self._go(until)
-        return self._given_back()
+        return self._finished()
+
+    def _finished(self) -> Enrollment:
+        """Give the row back, and run the hooks that became due with it: somebody waits to see how they end."""
+        row = self._given_back()
+        hooks.finish(self._parts, self._progress, row)
+        return row
 
     def _given_back(self) -> Enrollment:
         """Give the row back where it has come as far as it goes; an end has given it back already."""
@@ -203,13 +211,15 @@ class Engine:
         told_before = outcome.target is self._row.state and problem == self._row.problem and not outcome.changes
         if outcome.error is not None and told_before:
             raise outcome.error  # Nothing is new: looking again adds nothing to the history.
+        then: tuple[NewHook, ...] = ()
         if step.name is StepName.ACTIVATE and outcome.target is State.ACTIVE:
             self._supersede()
+            then = hooks.after_activation(self._parts, self._row, outcome)
         changes = {"problem": problem, **outcome.changes}
         if outcome.wait is not None:
             at_an_end = outcome.target in ENDED
             changes["due_at"] = self._parts.now + outcome.wait + (timedelta() if at_an_end else lease(self._parts))
-        self._commit(step.name, outcome.target, changes, outcome.detail)
+        self._commit(step.name, outcome.target, changes, outcome.detail, then)
         if outcome.error is not None:
             raise outcome.error
         if outcome.target is not step.source or step.source in UPKEEP:
@@ -217,14 +227,23 @@ class Engine:
         if outcome.wait is not None and outcome.target not in ENDED:
             self._wait(outcome, self._parts.now + outcome.wait, until)
 
-    def _commit(self, step: str, target: State, changes: Mapping[str, Any], detail: Mapping[str, Any]) -> None:
+    def _commit(
+        self,
+        step: str,
+        target: State,
+        changes: Mapping[str, Any],
+        detail: Mapping[str, Any],
+        then: tuple[NewHook, ...] = (),
+    ) -> None:
         """Make a new state durable, and renew the lease; at an end there is no owner, and what is due is upkeep."""
         now = self._parts.now
         if target in ENDED:
             values = {"due_at": next_due(self._parts, self._row, target), "owner": None, **changes}
         else:
             values = {"due_at": now + lease(self._parts), **changes}
-        self._row = self._parts.journal.commit(self._row, now, target, step=step, changes=values, detail=detail)
+        self._row = self._parts.journal.commit(
+            self._row, now, target, step=step, changes=values, detail=detail, hooks=then
+        )
         self._progress.reached(self._row)
 
     def _before_sending(self) -> dict[str, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import zlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -17,12 +17,15 @@ from sqlalchemy.exc import IntegrityError
 from varmenne.domain import identifiers as ids
 from varmenne.domain.check import Check
 from varmenne.domain.enrollment import Enrollment, Event, StoredAnswer
+from varmenne.domain.hooks import NewHook
 from varmenne.domain.keys import KeyId
 from varmenne.domain.steps import ENDED, INTENTS, Method, State, allowed
 from varmenne.errors import StateError
 from varmenne.journal import claims, meta, past, rows, schema, witness
 from varmenne.journal.copies import copy_sqlite
 from varmenne.journal.database import open_database
+from varmenne.journal.hooks import Hooks
+from varmenne.journal.hooks import insert as insert_hooks
 from varmenne.journal.inspection import inspect
 from varmenne.journal.lock import InUse
 from varmenne.journal.owner import this_process
@@ -71,6 +74,7 @@ class Journal:
         self._settings = settings or JournalSettings()
         self._state_dir = state_dir
         self._database = open_database(state_dir, self._settings)
+        self.hooks = Hooks(self._database)
         self._closing = contextlib.ExitStack()
         self._closing.callback(self._database.close)
         with contextlib.ExitStack() as opening:
@@ -301,6 +305,19 @@ class Journal:
             claims.stop_poisoned(connection, now)
             return claims.claim_due(connection, now, limit, lease=lease, among=among)
 
+    def take_back(self, now: datetime) -> int:
+        """Let go of the rows of processes that are known to have ended, so that they are due at once; return how many.
+
+        Otherwise they would be due when their leases end.
+        """
+        table = schema.enrollment
+        with self._transaction() as connection:
+            owned = connection.execute(sa.select(table).where(table.c.owner.is_not(None), table.c.due_at > now)).all()
+            left = [row for row in map(enrollment_of, owned) if rows.is_free(row, now)]
+            for row in left:
+                update_row(connection, row, now, {"owner": None, "due_at": now}, clock_only=True)
+            return len(left)
+
     def next_due(self, among: claims.Among = claims.ALL) -> datetime | None:
         """Return when the next row is due, which may be in the past; ``None`` if none ever is by itself."""
         with self._reading() as connection:
@@ -340,8 +357,9 @@ class Journal:
         step: str,
         changes: Mapping[str, Any] | None = None,
         detail: Mapping[str, Any] | None = None,
+        hooks: Sequence[NewHook] = (),
     ) -> Enrollment:
-        """Move a row to ``target`` with its new values and its event, all or nothing.
+        """Move a row to ``target`` with its new values, its event and the hooks to be run for it, all or nothing.
 
         Raises:
             StateError: the table of steps has no such transition, or somebody else changed the row since it was read.
@@ -357,6 +375,7 @@ class Journal:
         with self._transaction() as connection:
             updated = update_row(connection, row, now, values)
             write_event(connection, row.id, Event(now, this_process(), step, row.state, target, dict(detail or {})))
+            insert_hooks(connection, hooks)
             mark = past.count_intent(connection, self._epoch, self._record) if target in INTENTS else None
         if mark is not None:
             with self._database.translated():

@@ -87,9 +87,10 @@ class HookSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             "`attention`, that holds executables. Empty: none are run."
         ),
     ] = ""
-    timeout_seconds: Annotated[Seconds, msgspec.Meta(description="Longest time for one of them; then it is ended.")] = (
-        60.0
-    )
+    timeout_seconds: Annotated[
+        Annotated[float, msgspec.Meta(gt=0, le=900)],
+        msgspec.Meta(description="Longest time for one of them; then it is ended, with all that it has started."),
+    ] = 60.0
     user: Annotated[
         str, msgspec.Meta(description="User that they are run as, where the agent may choose. Empty: the agent's own.")
     ] = ""

@@ -1,0 +1,166 @@
+"""The hooks that are to be run, and what became of each. Each is a row: it is claimed, run and tried again alone.
+
+A claim is one statement, as for enrollments: the due time is the lease, so that a process that died loses the hook by
+the clock, and two processes never run it at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+import sqlalchemy as sa
+
+from varmenne.domain.hooks import HookEvent, HookOutcome, HookRun, NewHook
+from varmenne.domain.identifiers import EnrollmentId
+from varmenne.journal import claims, schema
+from varmenne.journal.database import Database
+
+_table = schema.hook
+_OPEN = sa.or_(_table.c.outcome.is_(None), _table.c.outcome == HookOutcome.RUNNING)
+"""Neither done nor given up; ``NULL`` means waiting or failing, and the number of tries tells which."""
+_FIELDS = tuple(field.name for field in dataclasses.fields(NewHook))
+
+
+def insert(connection: sa.Connection, hooks: Sequence[NewHook]) -> None:
+    """Write hooks that are to be run, within a transaction that writes what they are about."""
+    if hooks:
+        values = [{name: getattr(hook, name) for name in _FIELDS} | {"tries": 0} for hook in hooks]
+        connection.execute(sa.insert(_table), values)
+
+
+class Hooks:
+    """The hooks of one journal.
+
+    Raises:
+        JournalError: the database cannot be read or written; any method may raise it.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, hooks: Sequence[NewHook], *, unless_since: datetime) -> int:
+        """Write hooks that are to be run, without those that are there with the same reason since a moment.
+
+        Returns how many were written.
+        """
+        with self._database.transaction() as connection:
+            new = [hook for hook in hooks if not _told(connection, hook, unless_since)]
+            insert(connection, new)
+        return len(new)
+
+    def begin(self, hook: NewHook | HookRun, *, lease_until: datetime | None = None) -> HookRun:
+        """Write that a hook is being run now, for the first time or again."""
+        fields = {"outcome": HookOutcome.RUNNING, "due_at": lease_until}
+        with self._database.transaction() as connection:
+            if isinstance(hook, HookRun):
+                again = sa.update(_table).where(_table.c.id == hook.id)
+                row = connection.execute(again.values(**fields, tries=_table.c.tries + 1).returning(_table)).one()
+            else:
+                values = {name: getattr(hook, name) for name in _FIELDS} | fields | {"tries": 1}
+                row = connection.execute(sa.insert(_table).returning(_table), values).one()
+        return _run_of(row)
+
+    def settle(self, run: HookRun, outcome: HookOutcome, detail: str, *, due_at: datetime | None = None) -> HookRun:
+        """Write how a run ended; with ``due_at``, when it is tried again."""
+        stored = None if outcome in {HookOutcome.FAILING, HookOutcome.WAITING} else outcome.value
+        statement = sa.update(_table).where(_table.c.id == run.id)
+        with self._database.transaction() as connection:
+            connection.execute(statement.values(outcome=stored, detail=detail, due_at=due_at))
+        return dataclasses.replace(run, outcome=outcome, detail=detail, due_at=due_at)
+
+    def of(self, enrollment: EnrollmentId) -> tuple[HookRun, ...]:
+        """Return the hooks of an enrollment, in the order in which they came up."""
+        query = sa.select(_table).where(_table.c.enrollment_id == enrollment).order_by(_table.c.id)
+        with self._database.reading() as connection:
+            return tuple(map(_run_of, connection.execute(query)))
+
+    def claim(
+        self, now: datetime, *, lease: timedelta, among: claims.Among, enrollment: EnrollmentId | None = None
+    ) -> HookRun | None:
+        """Take the hook that has been due longest, of all rows or of one enrollment; ``None`` if none is due."""
+        due = _due(now, among, enrollment)
+        with self._database.reading() as connection:  # Looking takes no lock.
+            if connection.execute(due).one_or_none() is None:
+                return None
+        chosen = due.with_for_update(skip_locked=True, of=_table).cte("due")
+        statement = (
+            sa.update(_table)
+            .where(_table.c.id.in_(sa.select(chosen.c.id)))
+            .values(outcome=HookOutcome.RUNNING, due_at=now + lease, tries=_table.c.tries + 1)
+            .returning(_table)
+        )
+        with self._database.transaction() as connection:
+            row = connection.execute(statement).one_or_none()
+        return None if row is None else _run_of(row)
+
+    def next_due(self, among: claims.Among = claims.ALL) -> datetime | None:
+        """Return when the next hook is due, which may be in the past; ``None`` if none ever is by itself."""
+        query = sa.select(_table.c.due_at).join_from(_table, schema.enrollment)
+        query = query.where(_table.c.due_at.is_not(None), _OPEN, *among.conditions()).order_by(_table.c.due_at).limit(1)
+        with self._database.reading() as connection:
+            return connection.execute(query).scalar_one_or_none()
+
+    def revive(self, now: datetime, enrollment: EnrollmentId | None = None) -> int:
+        """Make due now what waits to be tried again, and what was given up, by a person's order.
+
+        What is run before an activation is left out: that is run again with the activation. Returns how many.
+        """
+        given_up = _table.c.outcome == HookOutcome.FAILED
+        statement = sa.update(_table).where(
+            sa.or_(given_up, _table.c.outcome.is_(None)), _table.c.event != HookEvent.PRE_ACTIVATE
+        )
+        if enrollment is not None:
+            statement = statement.where(_table.c.enrollment_id == enrollment)
+        tries = sa.case((given_up, 0), else_=_table.c.tries)
+        with self._database.transaction() as connection:
+            return connection.execute(statement.values(outcome=None, due_at=now, tries=tries)).rowcount
+
+    def counts(self) -> dict[HookOutcome, int]:
+        """Return how many hooks there are of each outcome, zeros included."""
+        words = sa.case(
+            (_table.c.outcome.is_not(None), _table.c.outcome),
+            (_table.c.tries > 0, HookOutcome.FAILING.value),
+            else_=HookOutcome.WAITING.value,
+        ).label("word")
+        query = sa.select(words, sa.func.count()).group_by(words)
+        with self._database.reading() as connection:
+            found = {HookOutcome(word): number for word, number in connection.execute(query)}
+        return {outcome: found.get(outcome, 0) for outcome in HookOutcome}
+
+
+def _due(now: datetime, among: claims.Among, enrollment: EnrollmentId | None) -> sa.Select[tuple[int]]:
+    """Return the query for the hook that has been due longest."""
+    query = sa.select(_table.c.id).join_from(_table, schema.enrollment)
+    query = query.where(_table.c.due_at <= now, _OPEN, *among.conditions())
+    if enrollment is not None:
+        query = query.where(_table.c.enrollment_id == enrollment)
+    return query.order_by(_table.c.due_at, _table.c.id).limit(1)
+
+
+def _told(connection: sa.Connection, hook: NewHook, since: datetime) -> bool:
+    """Tell whether the same was to be told by the same hook since a moment."""
+    query = sa.select(_table.c.facts).where(
+        _table.c.enrollment_id == hook.enrollment_id,
+        _table.c.event == hook.event,
+        _table.c.name == hook.name,
+        _table.c.at > since,
+    )
+    return any(facts["reason"] == hook.facts["reason"] for facts in connection.execute(query).scalars())
+
+
+def _run_of(row: sa.Row[tuple[object, ...]]) -> HookRun:
+    """Turn a row into the domain's value."""
+    return HookRun(
+        id=row.id,
+        enrollment_id=row.enrollment_id,
+        event=HookEvent(row.event),
+        name=row.name,
+        at=row.at,
+        facts=row.facts,
+        due_at=row.due_at,
+        outcome=HookOutcome(row.outcome or ("failing" if row.tries else "waiting")),
+        detail=row.detail or "",
+        tries=row.tries,
+    )
