@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "agent" / "varmenne"
 
 # What each room may import from its own package, besides itself. Settings are values, and load no driver.
-GROUND = {"clock", "domain", "errors", "secret_sources", "settings"}
+GROUND = {"clock", "domain", "errors", "measure", "secret_sources", "settings"}
 FLOORS = {
     "domain": {"errors"},
     "settings": {"domain", "errors"},
@@ -22,6 +22,9 @@ FLOORS = {
     "vault": GROUND,
     "journal": GROUND,
     "audit": GROUND,
+    "measure": {"errors"},
+    # What is seen of the agent: it reads the journal, and calls nobody.
+    "monitoring": GROUND | {"journal"},
     # The bench plays the service and starts a Vault, so it speaks their words; it never plays the agent.
     "testbench": GROUND | {"service", "vault"},
 }
@@ -33,6 +36,7 @@ HEAVY = {
     "hvac",
     "lxml",
     "pkcs11",
+    "prometheus_client",
     "psycopg",
     "pyhanko_certvalidator",
     "requests",
