@@ -26,7 +26,6 @@ class Part(StrEnum):
     TOKEN = "token"  # noqa: S105 - the PKCS#11 token
     SERVICE = "service"
     VAULT = "vault"
-    HOOK = "hook"
 
 
 class Observer(Protocol):

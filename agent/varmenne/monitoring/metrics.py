@@ -38,7 +38,7 @@ class Counts:
         self._clock = clock
         self._seconds = Histogram(
             "varmenne_call_duration_seconds",
-            "How long calls of the token, the service, Vault and hooks took, failed ones as well.",
+            "How long calls of the token, the service and Vault took, failed ones as well.",
             ("part", "call"),
             buckets=BUCKETS,
             registry=registry,

@@ -22,6 +22,7 @@ from urllib3.connectionpool import HTTPSConnectionPool
 
 from varmenne import __version__
 from varmenne.errors import ConfigError, OutcomeUncertain, ServiceUnreachable
+from varmenne.measure import Part, measured
 
 if TYPE_CHECKING:
     from varmenne.settings import ServiceSettings
@@ -111,6 +112,11 @@ class Endpoint:
             ServiceUnreachable: no byte of the request was handed to the network.
             OutcomeUncertain: some were, and then the connection failed before anything of an answer's body came.
         """
+        with measured(Part.SERVICE, action):
+            return self._post(body, action)
+
+    def _post(self, body: bytes, action: str) -> RawAnswer:
+        """Post, as :meth:`post` says."""
         session = self._session = self._session or self._new_session()
         self._exchange.reset()
         try:
@@ -146,6 +152,11 @@ class Endpoint:
             ServiceUnreachable: connecting or the TLS handshake failed.
             OutcomeUncertain: the connection was cut after the handshake.
         """
+        with measured(Part.SERVICE, "greet"):
+            return self._greet()
+
+    def _greet(self) -> Greeting:
+        """Greet, as :meth:`greet` says."""
         address = urllib3.util.parse_url(self.url)
         self._exchange.reset()
         connection = http.client.HTTPSConnection(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 from varmenne.clock import Clock, system_clock
 from varmenne.domain.keys import KEY_ID_BYTES, CustodyProbe, KeyFacts, KeyId, Signer, TokenIdentity
 from varmenne.errors import InputError, PinError, TokenError, TokenUnavailable
+from varmenne.measure import Part, measured
 from varmenne.token import messages as say
 from varmenne.token import pin_rules
 from varmenne.token.answers import Refused, unpack
@@ -218,7 +219,7 @@ class Token:
 
     def _call(self, verb: say.Verb[R]) -> R:
         """Carry out a verb: start a worker and log in if need be, and repeat once where that is harmless."""
-        with self._turn:
+        with measured(Part.TOKEN, type(verb).__name__), self._turn:
             try:
                 return self._once(verb)
             except (Lost, Refused) as exc:

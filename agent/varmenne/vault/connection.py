@@ -15,6 +15,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from varmenne.errors import VaultDenied
+from varmenne.measure import Part, measured
 from varmenne.vault.login import Grant, Login, Means, granted
 from varmenne.vault.methods import METHODS
 
@@ -117,7 +118,8 @@ class Connection:
             VaultError: anything else that Vault refuses, or a failure of TLS.
             ConfigError: settings or a secret's source cannot be used.
         """
-        return self._patiently(doing, lambda: self._authorised(function), login=False)
+        with measured(Part.VAULT, doing.partition(" ")[0]):  # The rest of the words names paths.
+            return self._patiently(doing, lambda: self._authorised(function), login=False)
 
     def anonymous(self, doing: str, function: Callable[[Any], Answer]) -> Answer:
         """Call ``function`` once, with a client that has no token and shares nothing with the session.
