@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import time
 from collections.abc import Sequence
 from datetime import timedelta
@@ -92,6 +93,19 @@ def test_answers_under_a_fault_of_trust_do_not_verify(stranger: Stranger, fault:
         assert VERIFIERS["signxml"](answer.document, stranger.bench.trust_dir / "test")
 
 
+def test_a_revoked_signer_signs_well_and_is_in_the_list(stranger: Stranger) -> None:
+    """The signature of `revoked-signer` verifies; only the services CA's list, which lists no other, tells."""
+    answer, _ = submit(stranger, "revoked-signer")
+    assert answer
+    assert VERIFIERS["signxml"](answer.document, stranger.bench.trust_dir / "test")
+    text = answer.document.decode().partition("X509Certificate>")[2].partition("<")[0]
+    signer = x509.load_der_x509_certificate(base64.b64decode(text))
+    port = stranger.bench.state.publication_port()
+    with requests.get(f"http://127.0.0.1:{port}/crl/services.crl", timeout=5) as published:
+        listed = x509.load_der_x509_crl(published.content)
+    assert [entry.serial_number for entry in listed] == [signer.serial_number]
+
+
 def test_a_customers_signature_is_of_the_same_root(stranger: Stranger) -> None:
     """The trap of `customer-signs`: who trusts the common root believes it."""
     answer, _ = submit(stranger, "customer-signs")
@@ -151,7 +165,7 @@ def test_never_ready(stranger: Stranger) -> None:
 def test_every_fault_is_tried_here() -> None:
     """A fault that no test switches on is a promise that nobody keeps."""
     tried = {*NOT_PROCESSED, *PROCESSED, *UNTRUSTED, "slow", "never-ready", "another-key", "another-customer"}
-    assert tried | {"wrong-issuer", "expired-certificate"} == set(FAULTS)
+    assert tried | {"wrong-issuer", "expired-certificate", "revoked-signer"} == set(FAULTS)
 
 
 def test_a_fault_meets_as_many_requests_as_asked(stranger: Stranger) -> None:

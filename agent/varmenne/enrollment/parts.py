@@ -36,6 +36,8 @@ class Parts:
         self.clock = clock
         self.sleep = sleep
         self._retry_pin = retry_pin
+        self.signers_looked_up: dict[bytes, datetime] = {}
+        """Certificate that signs the service's answers → when to look again whether it is revoked."""
 
     def __enter__(self) -> Self:
         return self

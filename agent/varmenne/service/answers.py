@@ -72,6 +72,8 @@ class Answer:
         retrieval_id: of signNewCertificate and renewCertificate.
         certificate: DER, of getCertificate. Only its transport is proven: see :mod:`varmenne.service.certificates`.
         signer: subject of the certificate that signed, for people.
+        signed_by: the certificate that signed, then the services CA that issued it, in DER. Whether it is revoked is
+            not looked at here, since that needs the network: see :mod:`varmenne.enrollment.revoked`.
     """
 
     operation: Operation
@@ -80,6 +82,7 @@ class Answer:
     retrieval_id: RetrievalId | None
     certificate: bytes | None
     signer: str
+    signed_by: tuple[bytes, ...]
 
 
 def verify_answer(body: bytes, operation: Operation, services: tuple[bytes, ...], at: datetime) -> Answer:
@@ -98,9 +101,9 @@ def verify_answer(body: bytes, operation: Operation, services: tuple[bytes, ...]
         document = _as_document(_payload(_parse(body), operation))
         signer = _signer(_signature(document))
         at = tolerant(at, _load(signer).certificate.not_valid_before_utc)
-        subject = _trusted_subject(signer, services, at)
+        signed_by = validate_path(signer, services, at, what="The certificate that signed the answer")
         signed = _signed_document(document, signer, at)
-        return _values(signed, operation, subject)
+        return _values(signed, operation, signed_by)
     except VerificationError:
         raise
     except Exception as exc:
@@ -263,12 +266,6 @@ def _load(der: bytes) -> _Carried:
     )
 
 
-def _trusted_subject(signer: bytes, services: tuple[bytes, ...], at: datetime) -> str:
-    """Validate the signer's path to the services CA; return its subject."""
-    validate_path(signer, services, at, what="The certificate that signed the answer")
-    return _load(signer).certificate.subject.rfc4514_string()
-
-
 def _signed_document(document: bytes, signer: bytes, at: datetime) -> Any:
     """Verify the signature with the signer's certificate and return the element that it covers, parsed anew."""
     from signxml.algorithms import CanonicalizationMethod, DigestAlgorithm, SignatureMethod
@@ -317,7 +314,7 @@ def _verifier_class() -> type[XMLVerifier]:
     return Verifier
 
 
-def _values(signed: Any, operation: Operation, signer: str) -> Answer:
+def _values(signed: Any, operation: Operation, signed_by: tuple[bytes, ...]) -> Answer:
     """Read the values from the signed element; the schema has been checked, so each is there at most once."""
     if signed.tag != f"{{{NAMESPACE}}}{operation.response_element}":
         refuse("values", f"what was signed is {signed.tag}")
@@ -331,7 +328,8 @@ def _values(signed: Any, operation: Operation, signer: str) -> Answer:
         ),
         retrieval_id=_retrieval_id(signed.findtext("RetrievalId")),
         certificate=base64_octets(certificate, "values") if certificate else None,
-        signer=signer,
+        signer=_load(signed_by[0]).certificate.subject.rfc4514_string(),
+        signed_by=signed_by,
     )
     wanted = answer.certificate if operation is Operation.GET else answer.retrieval_id
     if answer.ok and wanted is None:

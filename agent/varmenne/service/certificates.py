@@ -124,7 +124,7 @@ def verify_certificate(
         warnings = (missing, *warnings)
     return IssuedCertificate(
         certificate=certificate,
-        chain=(*path[1:], *_above(path[-1], trust.chain)),
+        chain=(*path[1:], *issuers_above(path[-1], trust.chain)),
         serial_number=parsed.serial_number,
         not_before=parsed.not_valid_before_utc,
         not_after=parsed.not_valid_after_utc,
@@ -172,7 +172,7 @@ def with_root(certificates: Sequence[bytes], known: Sequence[bytes]) -> tuple[by
     return (*certificates, *[der for der, root in parsed if issuer == root.subject == root.issuer][:1])
 
 
-def _above(anchor: bytes, chain: tuple[bytes, ...]) -> list[bytes]:
+def issuers_above(anchor: bytes, chain: tuple[bytes, ...]) -> list[bytes]:
     """Return the intermediates above the anchor, by issuer and subject, without the self-signed root."""
     from cryptography import x509
 

@@ -240,7 +240,11 @@ def _keep(path: Path, crl: bytes) -> None:
 
 
 def refuse_revoked(
-    certificates: Sequence[bytes], checker: RevocationChecker, policy: Policy, at: datetime
+    certificates: Sequence[bytes],
+    checker: RevocationChecker,
+    policy: Policy,
+    at: datetime,
+    whose: str = "the certificate",
 ) -> tuple[str, ...]:
     """Refuse a certificate that is revoked, or whose issuers are; return warnings on what is not known.
 
@@ -249,6 +253,7 @@ def refuse_revoked(
         checker: where to look.
         policy: what follows if it is not known.
         at: the one reference time.
+        whose: what people call the certificate.
 
     Raises:
         VerificationError: check ``revoked``.
@@ -259,13 +264,13 @@ def refuse_revoked(
         return ()
     for certificate, issuer in itertools.pairwise(certificates):
         finding = checker.look_up(certificate, issuer, at)
-        name = "the certificate" if certificate is certificates[0] else "its issuer"
+        name = whose if certificate is certificates[0] else f"an issuer of {whose}"
         if finding.status is Status.REVOKED:
             raise VerificationError(
-                f"{name.capitalize()} is revoked",
+                f"{name[0].upper()}{name[1:]} is revoked",
                 check="revoked",
                 why=finding.told,
-                next_step="It is not published. Ask whoever revoked it, and order a new certificate in the e-service",
+                next_step="Nothing that rests on it is used. Ask whoever revoked it: the authority's support can tell",
             )
         if finding.status is Status.UNKNOWN and policy is Policy.HARD:
             raise NotFinished(

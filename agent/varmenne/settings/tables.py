@@ -98,9 +98,9 @@ class TrustSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         str,
         msgspec.Meta(
             pattern=r"^(off|soft|hard)$",
-            description="`soft`, `hard` or `off`: what happens before publishing if nobody knows whether a new "
-            "certificate is revoked. `soft` warns, `hard` waits until it is known, `off` does not look. A revoked one "
-            "is refused by `soft` and `hard`.",
+            description="`soft`, `hard` or `off`: what happens if nobody knows whether a new certificate, or the one "
+            "that signed the service's answer, is revoked. `soft` warns, `hard` waits until it is known, `off` does "
+            "not look. A revoked one is refused by `soft` and `hard`.",
         ),
     ] = "soft"
     revocation_timeout_seconds: Annotated[

@@ -103,6 +103,8 @@ class Family:
         self._authorities: dict[str, KeyPair] = {}
         for plan in PLANS:
             self._authorities[plan.name] = self._load_or_make(plan, now)
+        self.revoked_signer = self._load_or_make_revoked(now)
+        """A signing key whose certificate is in the services CA's list from the beginning."""
 
     def __getitem__(self, name: str) -> KeyPair:
         return self._authorities[name]
@@ -132,6 +134,15 @@ class Family:
         )
         write_file(path, pem(certificate))
         return KeyPair(certificate, key)
+
+    def _load_or_make_revoked(self, now: datetime) -> KeyPair:
+        """Read the revoked signing key, or make it; its certificate lasts as long as the authority."""
+        key = software_key(self._folder / "revoked-signer.key.pem", 2048)
+        path = self._folder / "revoked-signer.pem"
+        if not path.exists():
+            end = self["services"].certificate.not_valid_after_utc
+            write_file(path, pem(self.new_signer(now - BACKDATED, end=end, key=key).certificate))
+        return KeyPair(x509.load_pem_x509_certificate(path.read_bytes()), key)
 
     def _pointers(self, issuer: str) -> list[tuple[x509.ExtensionType, bool]]:
         """CRL distribution point and CA Issuers, as in the real family."""

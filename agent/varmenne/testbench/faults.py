@@ -113,6 +113,11 @@ def _expired_signer(family: Family, now: datetime) -> KeyPair:
     return family.new_signer(now - timedelta(days=30), end=now - timedelta(days=1))
 
 
+def _revoked_signer(family: Family, _now: datetime) -> KeyPair:
+    """Return a signer of the right CA whose certificate is in its list."""
+    return family.revoked_signer
+
+
 def _with_another_key(family: Family, certificate: x509.Certificate, now: datetime) -> x509.Certificate:
     """Give the same subject a certificate for a key that nobody asked for, as the public test bench does."""
     stranger = family.new_signer(now).key.public_key()
@@ -197,6 +202,7 @@ FAULTS: dict[str, Fault] = {
     "wrong-signer": Fault("Signed under an authority of the same name, made by a stranger.", signer=_self_made_signer),
     "customer-signs": Fault("Signed with a certificate of the customers' CA.", signer=_customer_signer),
     "expired-signer": Fault("Signed with a certificate that ended yesterday.", signer=_expired_signer),
+    "revoked-signer": Fault("Signed with a certificate that the services CA has revoked.", signer=_revoked_signer),
     # The answer is genuine, and the certificate in it is not what was ordered.
     "another-key": Fault("The certificate is for another key.", only=Operation.GET, certificate=_with_another_key),
     "another-customer": Fault(

@@ -184,7 +184,11 @@ def _published_document(state: BenchState, family: Family, path: str) -> tuple[s
         if path == f"/ca/{name}.cer":
             return "application/pkix-cert", der(family[name].certificate)
         if path == f"/crl/{name}.crl":
-            revoked = state.store.revoked() if name == "providers" else []
+            signer = family.revoked_signer.certificate
+            revoked = {
+                "providers": state.store.revoked(),
+                "services": [(signer.serial_number, signer.not_valid_before_utc)],
+            }.get(name, [])
             return "application/pkix-crl", family.crl(name, revoked, state.now())
     return None
 
