@@ -255,6 +255,7 @@ REFERENCES: dict[str, tuple[str, Build]] = {
     "no URI": ("signature-shape", _reference("")),
     "only an Id": ("signature-shape", _reference('Id="r"')),
     "a blank": ("signature-shape", _reference('URI=" "')),
+    "a tab": ("signature-shape", _reference('URI="&#9;"')),
     "a fragment of nothing": ("signature-shape", _reference('URI="#"')),
     "XPointer to the root": ("signature-shape", _reference('URI="#xpointer(/)"')),
     "XPointer to an Id": ("signature-shape", _reference("URI=\"#xpointer(id('x'))\"")),
@@ -338,6 +339,13 @@ TRANSFORMS: dict[str, tuple[str, Build]] = {
     "parameters of inclusive C14N": _transforms(ENVELOPED, (C14N, LIST)),
     "parameters of enveloped": _transforms((ENVELOPED, LIST)),
     "parameters twice": _transforms(ENVELOPED, (EXCLUSIVE, LIST * 2)),
+    "parameters with a child": _transforms(
+        ENVELOPED, (EXCLUSIVE, LIST.replace("/>", "><a/></ec:InclusiveNamespaces>")), check="schema"
+    ),
+    "parameters with an unknown attribute": _transforms(
+        ENVELOPED, (EXCLUSIVE, LIST.replace("/>", ' a=""/>')), check="schema"
+    ),
+    "name with a no-break space": _transforms(f"{ENVELOPED}\u00a0"),
     "XPath inside enveloped": _transforms((ENVELOPED, "<ds:XPath>true()</ds:XPath>")),
     "parameters of SignedInfo's inclusive C14N": (
         "signature-shape",

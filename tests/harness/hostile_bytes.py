@@ -134,6 +134,20 @@ PARSER: dict[str, tuple[str, Build]] = {
     "garbage in SignatureValue": _edit("signature-shape", "<ds:SignatureValue>", "<ds:SignatureValue>*!*"),
     "garbage in DigestValue": _edit("schema", "<ds:DigestValue>", "<ds:DigestValue>===="),
     "garbage in X509Certificate": _edit("signer", "<ds:X509Certificate>", "<ds:X509Certificate>%%%"),
+    "a no-break space in SignatureValue": _edit("signature-shape", "<ds:SignatureValue>", "<ds:SignatureValue>\u00a0"),
+    "a no-break space in X509Certificate": _edit("signer", "<ds:X509Certificate>", "<ds:X509Certificate>\u00a0"),
+    "a letter of full width in SignatureValue": _edit(
+        "signature-shape", "<ds:SignatureValue>", "<ds:SignatureValue>\uff21"
+    ),
+    "a document type as text": _edit("doctype", "<RetrievalId>", "<RetrievalId><![CDATA[<!DOCTYPE x>]]>"),
+    "the prefix xml for something else": _edit("xml", "<RetrievalId>", '<RetrievalId xmlns:xml="urn:x">'),
+    "the prefix xmlns declared": _edit("xml", "<RetrievalId>", '<RetrievalId xmlns:xmlns="urn:x">'),
+    "a relative namespace": _edit("signature", "<RetrievalId>", '<RetrievalId xmlns:q="../x">'),
+    "text in SignedInfo": _edit("schema", "<ds:SignedInfo>", "<ds:SignedInfo>x"),
+    "a digest with bytes after it": _edit("schema", "</ds:DigestValue>", "AAAA</ds:DigestValue>"),
+    "a type on SignedInfo": _edit(
+        "signature", "<ds:SignedInfo>", f'<ds:SignedInfo xmlns:i="{XSI}" i:type="ds:SignedInfoType">'
+    ),
 }
 
 
@@ -279,6 +293,8 @@ CONTENT: dict[str, tuple[str, Build]] = {
         "schema",
         value=f'<RetrievalId xmlns:i="{XSI}" xmlns:x="{XS}" i:type="x:anyURI">1</RetrievalId>',
     ),
+    "a RetrievalId of private characters": _signs("values", value="<RetrievalId>a\ue000b</RetrievalId>"),
+    "the type of another answer": _signs("schema", declared=f' xmlns:i="{XSI}" i:type="cs:GetCertificateResponse"'),
     "a language": _signs("schema", declared=' xml:lang="fi"'),
     "a base": _signs("schema", declared=' xml:base="http://127.0.0.1:9/"'),
     "an unknown attribute": _signs("schema", declared=' version="2"'),

@@ -50,6 +50,10 @@ def _cut(forge: Forge, octets: bytes) -> bytes:
     return forge.signer.key.sign(octets, padding.PKCS1v15(), hashes.SHA256())[:-1]
 
 
+def _lengthened(forge: Forge, octets: bytes) -> bytes:
+    return b"\0" + forge.signer.key.sign(octets, padding.PKCS1v15(), hashes.SHA256())
+
+
 def _raw_digest(_forge: Forge, octets: bytes) -> bytes:
     return hashlib.sha256(octets).digest()
 
@@ -92,6 +96,7 @@ ALGORITHMS: dict[str, tuple[str, Build]] = {
     "value of zeros": _value("signature", lambda _forge, _octets: bytes(256)),
     "value of ones": _value("signature", lambda _forge, _octets: bytes(255) + b"\1"),
     "value longer than the key": _value("signature", lambda _forge, _octets: b"\xff" * 257),
+    "value with a zero before it": _value("signature", _lengthened),
     "value a byte short": _value("signature", _cut),
     "value a bare digest": _value("signature", _raw_digest),
     "value of other octets": _value("signature", _of_other_octets),
@@ -164,6 +169,18 @@ def _strange_critical(forge: Forge) -> KeyPair:
     """A critical extension that nobody knows."""
     unknown = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4.5"), b"\x05\x00")
     return _issued_with(forge, unknown)
+
+
+def _unreadable_usage(forge: Forge) -> KeyPair:
+    """A key usage whose bit string says that bits are unused which it does not have (X.690, 8.6.2)."""
+    usage = x509.UnrecognizedExtension(x509.ObjectIdentifier("2.5.29.15"), b"\x03\x01\x07")
+    return forge.issue(forge.services, usage=None, extensions=[(usage, True)])
+
+
+def _many_policies(forge: Forge) -> KeyPair:
+    """As many policies as would make the tree of RFC 5280, section 6.1.2, costly."""
+    policies = [x509.PolicyInformation(x509.ObjectIdentifier(f"1.2.3.{number}"), None) for number in range(3000)]
+    return forge.issue(forge.services, extensions=[(x509.CertificatePolicies(policies), False)])
 
 
 def _issued_with(forge: Forge, extension: x509.ExtensionType) -> KeyPair:
@@ -297,6 +314,8 @@ TRUST: dict[str, tuple[str, Build]] = {
     "may only encipher": _signed_by("signer", lambda forge: forge.issue(forge.services, usage=("key_encipherment",))),
     "may only agree on keys": _signed_by("signer", lambda forge: forge.issue(forge.services, usage=("key_agreement",))),
     "an unknown critical extension": _signed_by("chain", _strange_critical),
+    "a key usage that cannot be read": _signed_by("signer", _unreadable_usage),
+    "three thousand policies": _signed_by("chain", _many_policies),
     "outside the CA's name constraints": ("chain", _constrained),
     "a key of 1024 bits": _signed_by("signer", lambda forge: forge.issue(forge.services, key=_weak_key())),
     "a key on an elliptic curve": ("signer", _elliptic),
