@@ -10,7 +10,7 @@ from varmenne.cli.common import EXAMPLE, App, common_options
 from varmenne.cli.options import channel_option, customer_options, one_of, order_of, wait_limit, wait_option
 from varmenne.domain.identifiers import Environment, enrollment_id
 from varmenne.domain.steps import State
-from varmenne.errors import NotFinished, VarmenneError
+from varmenne.errors import HookFailed, NotFinished, VarmenneError
 
 if TYPE_CHECKING:
     from varmenne.domain.enrollment import Enrollment
@@ -123,6 +123,7 @@ def _resume_all(app: App, parts: Parts, wait: float | None) -> None:
     from varmenne.cli.look import summary
     from varmenne.cli.teller import Teller
     from varmenne.enrollment import enroll as use_case
+    from varmenne.enrollment.hooks import finish
 
     rows = use_case.unfinished(parts)
     if not rows:
@@ -141,6 +142,11 @@ def _resume_all(app: App, parts: Parts, wait: float | None) -> None:
             error = str(exc)
             result = parts.journal.get(row.id)
         lines.append({**summary(result), "was": row.state.value, "error": error or None})
+    try:
+        finish(parts, Teller(app))
+    except HookFailed as exc:
+        failures.append(exc)
+        app.warn(str(exc))
     text = "\n".join(f"{line['id']}  {line['was']} → {line['state']}  {line['error'] or ''}".rstrip() for line in lines)
     if rows:
         app.emit(lines, text)

@@ -10,11 +10,13 @@ import click
 from varmenne.cli.common import EXAMPLE, App, common_options
 from varmenne.cli.options import one_of
 from varmenne.domain.forms import iso
+from varmenne.domain.hooks import HookOutcome
 from varmenne.domain.identifiers import enrollment_id
 from varmenne.domain.steps import Method, State, StepName, step_from
 
 if TYPE_CHECKING:
     from varmenne.domain.enrollment import Enrollment
+    from varmenne.domain.hooks import HookRun
 
 
 def _time(moment: datetime | None) -> str | None:
@@ -84,6 +86,28 @@ def what_next(row: Enrollment) -> str:
     return f"{step.doing}: varmenne resume {row.id}{given}"
 
 
+def hook_run(run: HookRun) -> dict[str, object]:
+    """Return what is known of a hook for one event, for programs."""
+    return {
+        "event": run.event.value,
+        "name": run.name,
+        "outcome": run.outcome.value,
+        "at": _time(run.at),
+        "tries": run.tries,
+        "due_at": _time(run.due_at),
+        "detail": run.detail,
+    }
+
+
+def hook_line(run: HookRun) -> str:
+    """Return the same in a line, for people: of what it wrote, the last line."""
+    line = f"{run.event} {run.name}, {_time(run.at)}: {run.outcome}"
+    if run.outcome in {HookOutcome.FAILING, HookOutcome.FAILED, HookOutcome.DROPPED}:
+        how, *wrote = run.detail.splitlines() or [""]
+        line += f", {how}" + (f": {wrote[-1]}" if wrote else "")
+    return line if run.due_at is None else f"{line}; again {_time(run.due_at)}"
+
+
 @click.command(
     name="list",
     epilog=f"""{EXAMPLE}Examples:
@@ -146,6 +170,7 @@ def show(app: App, *, enrollment: str) -> None:
     with app.parts(app.settings()) as parts:
         row = parts.journal.get(enrollment_id(enrollment))
         refused = [answer for answer in parts.journal.answers(row.id) if (answer.verdict or "").startswith("refused")]
+        runs = parts.journal.hooks.of(row.id)
     data, text = details(row)
     data["refused_answers"] = [
         {"at": _time(answer.at), "operation": answer.operation, "verdict": answer.verdict} for answer in refused
@@ -153,6 +178,8 @@ def show(app: App, *, enrollment: str) -> None:
     for answer in refused:
         told = f"{answer.operation}, {_time(answer.at)}, {answer.verdict}"
         text += f"\n{'answer not believed':>24}  {told}: varmenne service answers {row.id} --out DIR"
+    data["hooks"] = [hook_run(run) for run in runs]
+    text += "".join(f"\n{'hook':>24}  {line}" for line in map(hook_line, runs))
     app.emit(data, text)
 
 

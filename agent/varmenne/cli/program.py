@@ -44,6 +44,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "list": ("look", "List the enrollments."),
     "show": ("look", "Show one enrollment with all that is known of it."),
     "history": ("look", "Show every transition of one enrollment."),
+    "hooks": ("hooks", "Look at your hooks, try them, and run again those that failed."),
     "journal": ("journal", "Show, check, back up and restore the journal, which remembers every step."),
     "trust": ("trust", "Bring trust anchors in, look at them, take them out."),
     "service": ("service", "Look at stored answers of the certificate service, and verify them offline."),

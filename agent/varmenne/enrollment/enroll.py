@@ -14,7 +14,7 @@ from varmenne.domain.enrollment import Enrollment
 from varmenne.domain.identifiers import Channel, CustomerId, CustomerName, EnrollmentId
 from varmenne.domain.keys import new_key_id
 from varmenne.domain.steps import ENDED, Method, State
-from varmenne.enrollment import facts
+from varmenne.enrollment import facts, hooks
 from varmenne.enrollment.acts import issued
 from varmenne.enrollment.engine import Engine, lease, next_step
 from varmenne.enrollment.preflight import before_spending
@@ -139,6 +139,7 @@ def _go_on(
     if credentials is not None and transfer_hash(credentials.transfer) != row.transfer_hash:
         raise InputError(f"The credentials are not those of enrollment {row.id}", why="its transfer ID is another one")
     if next_step(row) is None:
+        hooks.finish(parts, progress, row)
         return _with_csr(parts, progress, row)
     if row.state in {State.PREPARED, State.KEYED}:
         _expire(parts, row)

@@ -157,7 +157,7 @@ def run(settings: HookSettings, event: HookEvent, name: str, facts: Mapping[str,
     if why := unsafe(path):
         return Ended(ok=False, detail=f"it is not run: {why}")
     user = _user(settings.user)
-    groups = os.getgrouplist(user.pw_name, user.pw_gid) if os.geteuid() == 0 else None
+    groups = None if user.pw_uid == os.geteuid() else os.getgrouplist(user.pw_name, user.pw_gid)
     with _document(facts) as document:
         try:
             process = subprocess.Popen(

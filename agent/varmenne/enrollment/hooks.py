@@ -155,8 +155,8 @@ def run_due(
     return number
 
 
-def finish(parts: Parts, progress: Progress, row: Enrollment) -> None:
-    """Run the hooks of one enrollment that are due, for a person who waits for that.
+def finish(parts: Parts, progress: Progress, row: Enrollment | None = None) -> list[HookRun]:
+    """Run the hooks that are due, of one enrollment or of all, for a person who waits for that, and return them.
 
     Raises:
         HookFailed: one failed. What was done before stays done.
@@ -168,24 +168,16 @@ def finish(parts: Parts, progress: Progress, row: Enrollment) -> None:
         if run.outcome is HookOutcome.OK:
             progress.done(f"hook {run.name} of {run.event}")
 
-    run_due(parts, enrollment=row.id, heard=heard)
-    refuse_failed(done)
-
-
-def refuse_failed(done: list[HookRun]) -> None:
-    """Tell of the hooks that failed.
-
-    Raises:
-        HookFailed: there are some.
-    """
+    run_due(parts, enrollment=None if row is None else row.id, heard=heard)
     bad = [run for run in done if run.outcome in {HookOutcome.FAILING, HookOutcome.FAILED}]
     if bad:
         named = ", ".join(f"{run.name} of {run.event}" for run in bad)
         raise HookFailed(
-            f"All is done, but a hook failed afterwards, which undoes nothing: {named}",
+            f"All else is done and stays so, but a hook failed: {named}",
             why="; ".join(run.detail for run in bad),
-            next_step="The agent tries again by itself; you do by: varmenne hooks retry " + bad[0].enrollment_id,
+            next_step="The agent runs it again by itself; you do by: varmenne hooks retry " + bad[0].enrollment_id,
         )
+    return done
 
 
 def test(parts: Parts, row: Enrollment, event: HookEvent) -> list[tuple[str, executables.Ended]]:
