@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from varmenne.domain.hooks import HookEvent, HookOutcome, HookRun, NewHook
 from varmenne.domain.identifiers import EnrollmentId
+from varmenne.domain.steps import State
 from varmenne.journal import claims, schema
 from varmenne.journal.database import Database
 
@@ -116,6 +117,21 @@ class Hooks:
         tries = sa.case((given_up, 0), else_=_table.c.tries)
         with self._database.transaction() as connection:
             return connection.execute(statement.values(outcome=None, due_at=now, tries=tries)).rowcount
+
+    def in_trouble(self) -> tuple[HookRun, ...]:
+        """Return the hooks that failed and matter still, since their enrollment has not been replaced or given up."""
+        over = (State.SUPERSEDED, State.RETIRED, State.DESTROYED, State.ABANDONED)
+        query = (
+            sa.select(_table)
+            .join_from(_table, schema.enrollment)
+            .where(
+                sa.or_(_table.c.outcome == HookOutcome.FAILED, sa.and_(_table.c.outcome.is_(None), _table.c.tries > 0))
+            )
+            .where(schema.enrollment.c.state.not_in(over))
+            .order_by(_table.c.id)
+        )
+        with self._database.reading() as connection:
+            return tuple(map(_run_of, connection.execute(query)))
 
     def counts(self) -> dict[HookOutcome, int]:
         """Return how many hooks there are of each outcome, zeros included."""

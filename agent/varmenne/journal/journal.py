@@ -31,6 +31,7 @@ from varmenne.journal.lock import InUse
 from varmenne.journal.owner import this_process
 from varmenne.journal.rows import enrollment_of, get_row, update_row, write_event
 from varmenne.journal.sent import KEPT_FOR, SentRecord
+from varmenne.journal.survey import Survey
 from varmenne.journal.upgrade import bring_up_to_date
 from varmenne.settings import JournalSettings
 
@@ -75,6 +76,7 @@ class Journal:
         self._state_dir = state_dir
         self._database = open_database(state_dir, self._settings)
         self.hooks = Hooks(self._database)
+        self.survey = Survey(self._database)
         self._closing = contextlib.ExitStack()
         self._closing.callback(self._database.close)
         with contextlib.ExitStack() as opening:
@@ -235,14 +237,22 @@ class Journal:
         return None if row is None else enrollment_of(row)
 
     def list(
-        self, *, states: frozenset[State] | None = None, customer: str | None = None, after: str = "", limit: int = 1000
+        self,
+        *,
+        states: frozenset[State] | None = None,
+        customer: str | None = None,
+        after: str = "",
+        limit: int = 1000,
+        documents: bool = True,
     ) -> tuple[Enrollment, ...]:
         """Return a page of enrollments in order of their IDs, after a given one; of some states or one customer only.
 
-        An ID begins with its day, so this is the order of days.
+        An ID begins with its day, so this is the order of days. Without ``documents``, what is long is left out and
+        not even read: CSR, certificate, chain, custody and public key are ``None`` then, whatever the journal has.
         """
         table = schema.enrollment
-        query = sa.select(table).where(table.c.id > after).order_by(table.c.id).limit(limit)
+        columns = [column for column in table.c if documents or column.name not in rows.DOCUMENTS]
+        query = sa.select(*columns).where(table.c.id > after).order_by(table.c.id).limit(limit)
         if states is not None:
             query = query.where(table.c.state.in_(sorted(states)))
         if customer is not None:
@@ -251,10 +261,15 @@ class Journal:
             return tuple(map(enrollment_of, connection.execute(query)))
 
     def every(
-        self, *, states: frozenset[State] | None = None, customer: str | None = None, after: str = ""
+        self,
+        *,
+        states: frozenset[State] | None = None,
+        customer: str | None = None,
+        after: str = "",
+        documents: bool = True,
     ) -> Iterator[Enrollment]:
         """Yield what :meth:`list` would return without a limit, a page at a time."""
-        while page := self.list(states=states, customer=customer, after=after):
+        while page := self.list(states=states, customer=customer, after=after, documents=documents):
             yield from page
             after = page[-1].id
 

@@ -16,6 +16,9 @@ from varmenne.errors import InputError, StateError
 from varmenne.journal import schema
 from varmenne.journal.owner import is_gone
 
+DOCUMENTS = frozenset({"certificate", "chain", "csr", "custody", "public_key"})
+"""Columns that are long, and that those who only look from afar do without."""
+
 
 def is_free(row: Enrollment, now: datetime) -> bool:
     """Tell whether the row's owner has ended, or its lease has."""
@@ -70,7 +73,10 @@ def write_event(connection: sa.Connection, enrollment_id: str, event: Event) -> 
 
 
 def enrollment_of(row: sa.Row[Any]) -> Enrollment:
-    """Turn a database row into the domain's value; unknown words in it would be a defect and raise ValueError."""
+    """Turn a database row into the domain's value; unknown words in it would be a defect and raise ValueError.
+
+    Of :data:`DOCUMENTS`, those that were not read are ``None``.
+    """
     values = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's documented way to a row's mapping
     name = values["customer_name"]
     replaces = values["replaces"]
