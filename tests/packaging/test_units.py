@@ -46,7 +46,7 @@ def _installed(folder: Path, variant: str) -> Path:
     done = _run("/bin/sh", "-euc", "\n".join(chosen), DESTDIR=str(folder))
     assert (done.returncode, done.stderr) == (0, "")
     shutil.copytree("/usr/lib/systemd/system", folder / "usr/lib/systemd/system", symlinks=True)
-    for program in ("usr/local/bin/varmenne", "bin/kill"):
+    for program in ("usr/local/bin/varmenne", "bin/sh"):
         (folder / program).parent.mkdir(parents=True, exist_ok=True)
         (folder / program).touch(mode=0o755)
     return folder
