@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from harness.authorities import authorities, command, config
 from harness.bench import bench, bench_keys, start_bench
 from harness.forge import Forge
 from harness.renewals import Keys
@@ -12,7 +13,18 @@ from harness.softhsm import softhsm_shared
 from varmenne.domain.keys import new_key_id
 from varmenne.token import CreatedToken, Token
 
-__all__ = ["bench", "bench_keys", "forge", "keys", "signer", "softhsm_shared", "start_bench"]
+__all__ = [
+    "authorities",
+    "bench",
+    "bench_keys",
+    "command",
+    "config",
+    "forge",
+    "keys",
+    "signer",
+    "softhsm_shared",
+    "start_bench",
+]
 
 
 @pytest.fixture(scope="session")
