@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.killer import places
+from harness.killer import killed, places
 from harness.stage import Result, Stage
 from varmenne.domain.check import Verdict
 from varmenne.domain.enrollment import Enrollment
@@ -47,12 +47,6 @@ def row_of(stage: Stage, customer: str) -> Enrollment | None:
 def enrolling(stage: Stage, order: Order) -> list[str]:
     """Return the arguments that enroll with an order."""
     return ["enroll", "--customer-id", order.customer_id, "--credentials", str(stage.credentials_file(order))]
-
-
-def killed(stage: Stage, place: str, *arguments: str) -> None:
-    """Run a command that kills itself at a place."""
-    result = stage.command(place, *arguments, module="harness.killer")
-    assert result.code == -signal.SIGKILL, f"{place} was never come to: {result}"
 
 
 def finish(stage: Stage, order: Order) -> Result:

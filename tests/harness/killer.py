@@ -12,42 +12,72 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from varmenne.domain.steps import STEPS, StepName
+from varmenne.domain.steps import STEPS, UPKEEP, Method, State, Step, StepName, step_from
+
+if TYPE_CHECKING:
+    from harness.stage import Stage
 
 EFFECTS: dict[str, tuple[tuple[str, str, str], ...]] = {
     "token": (
         ("varmenne.token.client", "Token", "generate"),
         ("varmenne.token.client", "Token", "signer"),
         ("varmenne.token.client", "Token", "store_certificate"),
+        ("varmenne.token.client", "Token", "destroy"),
     ),
-    "service": (("varmenne.service.client", "CertificateService", "_call"),),
+    "service": (
+        ("varmenne.service.client", "CertificateService", "_call"),
+        ("varmenne.service.client", "CertificateService", "renew_certificate"),
+    ),
     "answer": (("varmenne.journal.journal", "Journal", "record_answer"),),
     "vault": (("varmenne.vault.store", "CertificateStore", "publish"),),
 }
 """What a step may touch by the table of steps → the methods that do it. Every answer of the service is stored."""
 
 
-def places() -> Iterator[str]:
-    """Yield the places before and after every effect and every commit of every step, as the table has them."""
+def places(method: Method = Method.API) -> Iterator[str]:
+    """Yield the places before and after every effect and every commit of every step, as the tables have them."""
     yield from _around("the first row")
-    for step in STEPS.values():
-        if step.name is StepName.SETTLE:
+    for state in STEPS:
+        step = step_from(state, method)
+        if step is None or step.name is StepName.SETTLE:
             continue  # It comes after a crash only, and touches nothing: its commits are places of their own.
-        if step.intent is not None:
-            yield from _around(f"commit {step.source} to {step.intent}")
-            yield from _around("the mark of an intent")
-        touched = [*step.touches, *(["answer"] if "service" in step.touches else [])]
-        for effect in touched:
-            yield from _around(f"the {effect} in {step.name}")
-        yield from _around(f"commit {step.intent or step.source} to {step.target}")
+        if step.name is StepName.ACTIVATE and method is Method.RENEWAL:
+            yield from _around(f"commit {State.ACTIVE} to {State.SUPERSEDED}")
+        yield from _of_step(step)
+
+
+def upkeep_places() -> Iterator[str]:
+    """Yield the places of retiring a key and destroying it, ordered by a person, who waits for nobody."""
+    for name in (StepName.RETIRE, StepName.DESTROY):
+        (step,) = (one for one in UPKEEP.values() if one.name is name)
+        for place in _of_step(step):
+            if place.split(" in ")[0].split(" ", 1)[1] != "the vault":
+                yield place
+
+
+def _of_step(step: Step) -> Iterator[str]:
+    """Yield the places of one step."""
+    if step.intent is not None:
+        yield from _around(f"commit {step.source} to {step.intent}")
+        yield from _around("the mark of an intent")
+    touched = [*step.touches, *(["answer"] if "service" in step.touches else [])]
+    for effect in touched:
+        yield from _around(f"the {effect} in {step.name}")
+    yield from _around(f"commit {step.intent or step.source} to {step.target}")
 
 
 def _around(what: str) -> Iterator[str]:
     """Yield both sides."""
     yield f"before {what}"
     yield f"after {what}"
+
+
+def killed(stage: Stage, place: str, *arguments: str) -> None:
+    """Run a command that kills itself at a place."""
+    result = stage.command(place, *arguments, module="harness.killer")
+    assert result.code == -signal.SIGKILL, f"{place} was never come to: {result}"
 
 
 def main() -> None:

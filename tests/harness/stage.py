@@ -24,7 +24,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +38,10 @@ from harness.softhsm import softhsm_module
 from varmenne.clock import Clock, system_clock
 from varmenne.domain.credentials import Credentials, parse_credentials
 from varmenne.domain.enrollment import Enrollment
-from varmenne.domain.identifiers import CustomerId, CustomerName, EnrollmentId, Environment, RetrievalId
+from varmenne.domain.identifiers import Channel, CustomerId, CustomerName, EnrollmentId, Environment, RetrievalId
 from varmenne.domain.keys import KeyId
 from varmenne.domain.steps import State
-from varmenne.enrollment.enroll import Order
+from varmenne.enrollment.enroll import Order, enroll
 from varmenne.enrollment.facts import pem_to_der
 from varmenne.enrollment.parts import Parts
 from varmenne.enrollment.preflight import probe, probe_name
@@ -254,6 +254,16 @@ class Stage:
     def token_client(self) -> Token:
         """Return a client of the token that remembers no refused PIN."""
         return Token(self.token.settings)
+
+    def aged(self, order: BenchOrder, age: timedelta, channel: Channel = Channel.WS) -> Enrollment:
+        """Enroll so that the certificate began long ago, as if it had been issued then; no clock is off later."""
+        with self.parts() as parts:
+            self.bench.state.advance_clock(-age)
+            try:
+                wanted = order_for(order.customer_id, channel=channel)
+                return enroll(parts, Listener(), wanted, self.credentials(order), wait=timedelta(seconds=20))
+            finally:
+                self.bench.state.advance_clock(age)
 
     def carried(self, csr: str, customer: str = CUSTOMER) -> bytes:
         """Carry a CSR to the service in a person's place, and return the certificate that it gives (DER)."""

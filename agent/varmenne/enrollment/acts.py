@@ -188,12 +188,7 @@ def activate(work: Work, row: Enrollment) -> Outcome:
     in_use = [
         old for old in work.parts.journal.current(row.environment, row.customer_id, row.channel) if old.id != row.id
     ]
-    if row.method is Method.RENEWAL and row.vault_version is None and renewed(work, row).state is not State.ACTIVE:
-        raise StateError(
-            f"The certificate that {row.id} renews is not in use any more",
-            why=f"enrollment {row.replaces} is {renewed(work, row).state}",
-            next_step=f"If the renewed one is not wanted either: varmenne resolve {row.id} --abandon",
-        )
+    _refuse_pushed_aside(work, row, in_use)
     due = _activation(work, row) if in_use and not work.at_once else work.parts.now
     if due > work.parts.now:
         told = f"it is put to use from {due:%Y-%m-%d %H:%M} UTC; at once: varmenne activate {row.id}"
@@ -214,6 +209,18 @@ def activate(work: Work, row: Enrollment) -> Outcome:
         changes={"vault_path": location.path, "vault_version": version},
         detail={"vault_path": location.path, "vault_version": version},
         told=f"it is the current certificate, in Vault at {location.path}, version {version}",
+    )
+
+
+def _refuse_pushed_aside(work: Work, row: Enrollment, in_use: list[Enrollment]) -> None:
+    """Refuse to let a renewal take the place of another certificate than the one that it renews."""
+    ordered = row.method is not Method.RENEWAL or row.vault_version is not None
+    if ordered or not in_use or row.replaces in {old.id for old in in_use}:
+        return
+    raise StateError(
+        f"The certificate that {row.id} renews is not in use any more",
+        why=f"enrollment {row.replaces} is {renewed(work, row).state}, and {in_use[0].id} is in use",
+        next_step=f"If the renewed one is not wanted either: varmenne resolve {row.id} --abandon",
     )
 
 

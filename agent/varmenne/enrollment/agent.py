@@ -174,7 +174,7 @@ class Agent:
 
     def __enter__(self) -> Self:
         refuse_unusable(self.settings)
-        self._parts.journal  # noqa: B018 - opened now, so that a journal that cannot be used is told at once
+        self._parts.journal.take_back(self.now)  # A journal that cannot be used is told at once.
         self._hire()
         return self
 

@@ -18,7 +18,7 @@ from varmenne.enrollment.preflight import prove_token
 from varmenne.enrollment.progress import Silent
 from varmenne.enrollment.rehearsal import rehearse, told
 from varmenne.enrollment.work import Outcome, Work
-from varmenne.errors import ChecksFailed, InputError, StateError
+from varmenne.errors import ChecksFailed, InputError, StateError, VaultDenied
 from varmenne.journal import NewEnrollment
 
 if TYPE_CHECKING:
@@ -134,9 +134,26 @@ def _renewal_due(parts: Parts, row: Enrollment, renewals: tuple[Enrollment, ...]
     return max(opens, max(refused) + timedelta(days=2.0 ** min(len(refused) - 1, MOST_REFUSED)))
 
 
-def retire(_work: Work, row: Enrollment) -> Outcome:
-    """Mark a replaced certificate's key as retired, once its grace is over."""
+def retire(work: Work, row: Enrollment) -> Outcome:
+    """Mark a replaced certificate's key as retired, once its grace is over and no consumer says that it serves it.
+
+    A certificate that has expired serves nobody any more, so that is the longest wait. A person need not wait.
+    """
+    still_valid = row.not_after is not None and row.not_after > work.parts.now
+    if still_valid and not work.at_once and (serving := _serving(work, row)):
+        told_so = f"still served by {', '.join(serving)}"
+        return Outcome(row.state, detail={"served_by": serving}, told=told_so, wait=BETWEEN_LOOKS)
     return Outcome(State.RETIRED, told=f"the key {row.key_id.hex()} is retired")
+
+
+def _serving(work: Work, row: Enrollment) -> list[str]:
+    """Return the consumers that have said that they serve a replaced certificate, and nothing newer since."""
+    location = facts.place(work.parts.settings, row.customer_id, row.channel)
+    try:
+        return [said.consumer for said in work.parts.store.served(location) if said.serial_number == row.serial_number]
+    except VaultDenied as exc:
+        work.warn(f"Nobody knows whether the certificate of {row.id} is still served: {exc}")
+        return []
 
 
 def destroy(work: Work, row: Enrollment) -> Outcome:
