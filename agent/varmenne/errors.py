@@ -23,7 +23,8 @@
     ├── StateError                  the enrollment is not in a state that allows this  13
     ├── NotFinished                 all is safe, but waits: resume later               14
     ├── ChecksFailed                `doctor` found something that does not work        15
-    └── HookFailed                  a hook of yours failed; it is run again            17
+    ├── HookFailed                  a hook of yours failed; it is run again            17
+    └── PersonNeeded                `status` found something that needs a person       18
 
 Families are grouped by who must act. Each error carries three sentences for people: what happened, why (where it is
 known) and what to do next; facts that programs need travel as ``facts``, and never include a PIN, a one-time password
@@ -208,6 +209,13 @@ class HookFailed(VarmenneError, Transient):
 
     exit_code = 17
     meaning = "a hook failed; it is run again"
+
+
+class PersonNeeded(VarmenneError):
+    """Something waits for a person, and will not get on without one."""
+
+    exit_code = 18
+    meaning = "`status` found something that needs a person"
 
 
 def family(cls: type[VarmenneError] = VarmenneError) -> list[type[VarmenneError]]:

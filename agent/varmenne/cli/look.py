@@ -12,11 +12,16 @@ from varmenne.cli.options import one_of
 from varmenne.domain.forms import iso
 from varmenne.domain.hooks import HookOutcome
 from varmenne.domain.identifiers import enrollment_id
+from varmenne.domain.outlook import prospect
 from varmenne.domain.steps import Method, State, StepName, step_from
 
 if TYPE_CHECKING:
     from varmenne.domain.enrollment import Enrollment
     from varmenne.domain.hooks import HookRun
+
+
+AHEAD = ("renewal_due", "order_by", "failing_since")
+"""What `show` tells of a certificate in use, besides its row."""
 
 
 def _time(moment: datetime | None) -> str | None:
@@ -130,25 +135,35 @@ def hook_line(run: HookRun) -> str:
 @common_options
 @click.pass_obj
 def list_(app: App, *, state: tuple[str, ...], customer_id: str | None, limit: int | None, after: str | None) -> None:
-    """List the enrollments, oldest first."""
+    """List the enrollments, oldest first.
+
+    ORDER BY is the day by which people must order new credentials, should the certificate not be renewed.
+    """
     states = frozenset(map(State, state)) or None
     start = "" if after is None else enrollment_id(after)
+    from varmenne.enrollment.standing import order_days
+
     with app.parts(app.settings()) as parts:
+        days = order_days(parts)
+
+        def line(row: Enrollment) -> dict[str, object]:
+            return {**summary(row), "order_by": _time(days.get(row.id))}
+
         if limit is None:
-            found = parts.journal.every(states=states, customer=customer_id, after=start)
+            found = parts.journal.every(states=states, customer=customer_id, after=start, documents=False)
             # Only what is shown is kept of each: there may be many, and each holds a certificate and its chain.
-            rows = [data for _at, data in sorted(((row.created_at, summary(row)) for row in found), key=lambda r: r[0])]
+            rows = [data for _at, data in sorted(((row.created_at, line(row)) for row in found), key=lambda r: r[0])]
         else:
-            page = parts.journal.list(states=states, customer=customer_id, after=start, limit=limit)
-            rows = [summary(row) for row in page]
+            page = parts.journal.list(states=states, customer=customer_id, after=start, limit=limit, documents=False)
+            rows = [line(row) for row in page]
     if not rows and not app.json:
         app.say("There are no enrollments." if states is None and customer_id is None else "None matches.")
         return
     wide = max(map(len, ["CUSTOMER", *(str(row["customer_id"]) for row in rows)]))
-    header = f"{'ID':<18} {'STATE':<11} {'CUSTOMER':<{wide}} {'CHANNEL':<8} VALID UNTIL"
+    header = f"{'ID':<18} {'STATE':<11} {'CUSTOMER':<{wide}} {'CHANNEL':<8} {'VALID UNTIL':<11} ORDER BY"
     lines = [
         f"{row['id']:<18} {row['state']:<11} {row['customer_id']:<{wide}} {row['channel']:<8} "
-        f"{str(row['not_after'] or '-')[:10]}"
+        f"{str(row['not_after'] or '-')[:10]:<11} {str(row['order_by'] or '-')[:10]}"
         for row in rows
     ]
     app.emit(rows, "\n".join([header, *lines]))
@@ -171,7 +186,13 @@ def show(app: App, *, enrollment: str) -> None:
         row = parts.journal.get(enrollment_id(enrollment))
         refused = [answer for answer in parts.journal.answers(row.id) if (answer.verdict or "").startswith("refused")]
         runs = parts.journal.hooks.of(row.id)
+        plan = parts.settings.renewal.plan
+        before = prospect(row, parts.journal.renewals(row.id), plan) if row.state is State.ACTIVE else None
     data, text = details(row)
+    for name in AHEAD:
+        moment: datetime | None = getattr(before, name, None)
+        data[name] = _time(moment)
+        text += f"\n{name.replace('_', ' '):>24}  {_time(moment)}" if moment else ""
     data["refused_answers"] = [
         {"at": _time(answer.at), "operation": answer.operation, "verdict": answer.verdict} for answer in refused
     ]

@@ -41,6 +41,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "activate": ("generations", "Put a renewed or an earlier certificate to use now."),
     "retire": ("generations", "Retire the key of a certificate that was replaced."),
     "run": ("run", "Look after all certificates, unattended: the agent."),
+    "status": ("status", "Tell what needs you, what is due, and what is fine."),
     "list": ("look", "List the enrollments."),
     "show": ("look", "Show one enrollment with all that is known of it."),
     "history": ("look", "Show every transition of one enrollment."),
@@ -60,7 +61,7 @@ IF_INTERRUPTED = {
         ("enroll", "csr", "import", "resume", "resolve", "renew", "activate", "retire"),
         "What was done is safe; `varmenne resume --all` goes on.",
     ),
-    **dict.fromkeys(("doctor", "list", "show", "history", "rehearse"), "Nothing was changed."),
+    **dict.fromkeys(("doctor", "status", "list", "show", "history", "rehearse"), "Nothing was changed."),
 }
 """What is true after Ctrl-C in a command; others, such as `init`, say it themselves as they go on."""
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Annotated
 
 import msgspec
 
+from varmenne.domain.outlook import Plan
 from varmenne.settings.kinds import Seconds
 
 Days = Annotated[float, msgspec.Meta(ge=0, le=3_650)]
@@ -56,6 +58,11 @@ class RenewalSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         ),
     ] = []
     time_zone: Annotated[str, msgspec.Meta(description="Time zone of the windows.")] = "Europe/Helsinki"
+
+    @property
+    def plan(self) -> Plan:
+        """When renewals are begun, for :mod:`varmenne.domain.outlook`."""
+        return Plan(timedelta(days=self.spread_days), timedelta(days=self.lead_days), automatic=self.automatic)
 
 
 class AgentSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
