@@ -25,6 +25,7 @@ softhsm2              run   a PKCS#11 token in software, for the demo and the te
 curl                  test  a stranger's SOAP client
 dbus-daemon           test  the bus between a software TPM's parts
 gcc                   test  builds small PKCS#11 modules that misbehave
+jq                    test  takes a hook's facts apart, in the documentation's examples
 libc6-dev             test  the headers for gcc
 libnss3               test  a PKCS#11 module that gives keys away under perfect flags
 libnss3-tools         test  makes that module's token
