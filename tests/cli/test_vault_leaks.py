@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from harness.cores import dumps_core
 from harness.stage import CUSTOMER
 from varmenne.testbench.openbao import OpenBaoServer, provision
 from varmenne.vault.policies import policy_text
 
 if TYPE_CHECKING:
-    import subprocess
-
     from harness.stage import Stage
 
 
@@ -84,3 +86,17 @@ def test_no_secret_is_anywhere_afterwards(stage: Stage, tmp_path: Path) -> None:
         (what, place) for what, value in secrets.items() for place, text in places.items() if value.encode() in text
     }
     assert found == set()
+
+
+def test_no_core_dump_holds_a_secret(stage: Stage, tmp_path: Path) -> None:
+    """While it reads one-time credentials it leaves none if it aborts, though another program would."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, cwd=tmp_path) as ordinary:
+        assert dumps_core(ordinary)
+    for core in tmp_path.glob("core*"):
+        core.unlink()
+    os.mkfifo(tmp_path / "mail", 0o600)
+    arguments = ("enroll", "--customer-id", CUSTOMER, "--credentials", tmp_path / "mail")
+    # From the opening on it reads: that waits for it.
+    with stage.start(*arguments, cwd=tmp_path) as process, (tmp_path / "mail").open("wb"):
+        assert not dumps_core(process)
+    assert list(tmp_path.glob("core*")) == []

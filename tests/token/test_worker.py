@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from harness.cores import dumps_core
 from varmenne.domain.keys import new_key_id
 from varmenne.errors import InputError, PinError, TokenError, TokenUnavailable
 from varmenne.token import CreatedToken, Token, list_tokens
@@ -277,6 +278,16 @@ def test_the_worker_is_hardened(token: Token) -> None:
     core = next(line for line in limits.splitlines() if line.startswith("Max core file size"))
     assert core.split()[4:6] == ["0", "0"]
     assert (process / "environ").stat().st_uid == 0, "an undumpable process belongs to root in /proc"
+
+
+def test_the_worker_leaves_no_core_dump(token: Token, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even when its limit is lifted from outside and it is made to abort."""
+    monkeypatch.chdir(tmp_path)
+    token.login()
+    process = token._worker._process  # type: ignore[union-attr]
+    assert process is not None
+    assert not dumps_core(process)
+    assert list(tmp_path.glob("core*")) == []
 
 
 def test_vault_tokens_do_not_reach_the_module(softhsm: CreatedToken, monkeypatch: pytest.MonkeyPatch) -> None:

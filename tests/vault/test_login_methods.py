@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import hvac
 import msgspec
 import pytest
 from cryptography import x509
@@ -23,6 +24,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from harness.softhsm import softhsm, token  # noqa: F401 - fixtures
 from varmenne.clock import system_clock
 from varmenne.domain.keys import new_key_id
+from varmenne.domain.secret import Secret
 from varmenne.errors import ConfigError, KeyNotFound, VaultDenied, VaultError
 from varmenne.settings import LoginSettings, VaultSettings
 from varmenne.testbench.openbao import OpenBaoServer, provision
@@ -276,61 +278,109 @@ def where_in_tls(where_of: Callable[[VaultSettings], Location], tls: Tls) -> Loc
     return where_of(tls.settings)
 
 
-# --- Kubernetes: the login's body against an endpoint of our own; there is no cluster here
+# --- Kubernetes: the server's own auth method, with the part of a cluster's API that it asks
 
 
-class _Endpoint(BaseHTTPRequestHandler):
-    """Answers like Vault's Kubernetes auth method."""
+class _Cluster(BaseHTTPRequestHandler):
+    """Answers TokenReview (authentication.k8s.io/v1) as a cluster does: whose token it is, or that it is nobody's."""
 
-    asked: ClassVar[list[tuple[str, Any]]] = []
+    reviewers: ClassVar[list[str]] = []
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])) or b"{}")
-        self.asked.append((self.path, body))
-        good = body.get("jwt") == "pod-token-2"
-        auth = {"client_token": "t", "lease_duration": 60, "renewable": True}
-        answer = {"auth": auth} if good else {"errors": ["permission denied"]}
-        content = json.dumps(answer).encode()
-        self.send_response(200 if good else 403)
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.reviewers.append(self.path)
+        claims = json.loads(base64.urlsafe_b64decode(body["spec"]["token"].split(".")[1] + "=="))
+        known = claims["jti"] == "known"
+        user = {"username": claims["sub"], "uid": "7", "groups": ["system:serviceaccounts"]}
+        good = {"authenticated": True, "user": user, "audiences": body["spec"].get("audiences", [])}
+        status = good if known else {"authenticated": False, "error": "unknown token"}
+        content = json.dumps(
+            {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "status": status}
+        ).encode()
+        self.send_response(201)
+        self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
-
-    def do_PUT(self) -> None:
-        self.do_POST()
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""
 
 
 @pytest.fixture
-def endpoint() -> Iterator[str]:
-    """Run the endpoint."""
-    _Endpoint.asked.clear()
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Endpoint) as server:
+def cluster(vault: Vault, tls: Tls) -> Iterator[str]:
+    """Run the API, and an auth method of the server that asks it, with a role for one service account; its mount."""
+    _Cluster.reviewers.clear()
+    mount = f"kubernetes-{vault.settings.mount}"
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Cluster) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
+        vault.root.sys.enable_auth_method("kubernetes", path=mount)
+        host = f"http://127.0.0.1:{server.server_address[1]}"
+        # It demands the CA of the API, which answers without TLS here, so any will do.
+        authority = Path(tls.settings.ca_file).read_text()
+        config = {"kubernetes_host": host, "kubernetes_ca_cert": authority, "disable_local_ca_jwt": True}
+        vault.root.adapter.post(f"/v1/auth/{mount}/config", json=config)
+        role = {
+            "bound_service_account_names": ["varmenne"],
+            "bound_service_account_namespaces": ["certificates"],
+            "token_policies": [role_of(vault)],
+        }
+        vault.root.adapter.post(f"/v1/auth/{mount}/role/agent", json=role)
+        yield mount
+        vault.root.sys.disable_auth_method(mount)
         server.shutdown()
         thread.join()
 
 
-def test_a_login_by_pod(endpoint: str, tmp_path: Path) -> None:
-    """The pod's token goes to the role's login as it stands in the file now, and a 403 is a refused login."""
+def pod_token(*, account: str = "varmenne", jti: str = "known") -> str:
+    """A service account token as Kubernetes makes them; the cluster's key signs it, which only the cluster checks."""
+    header = {"alg": "ES256", "kid": "k"}
+    claims = {
+        "iss": "https://kubernetes.default.svc",
+        "sub": f"system:serviceaccount:certificates:{account}",
+        "aud": ["https://kubernetes.default.svc"],
+        "nbf": int(datetime.now(UTC).timestamp()) - 60,
+        "iat": int(datetime.now(UTC).timestamp()) - 60,
+        "exp": int((datetime.now(UTC) + timedelta(hours=1)).timestamp()),
+        "jti": jti,
+        "kubernetes.io": {"namespace": "certificates", "serviceaccount": {"name": account, "uid": "7"}},
+    }
+    parts = [json.dumps(part).encode() for part in (header, claims)] + [b"x" * 64]
+    return ".".join(base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in parts)
+
+
+def test_a_login_by_pod(vault: Vault, where: Location, cluster: str, tmp_path: Path) -> None:
+    """The pod's token logs in as it stands in the file now, and is reviewed by the cluster each time."""
     file = tmp_path / "token"
-    file.write_text("pod-token-1\n")
-    login = LoginSettings(method="kubernetes", role="agent", service_account_file=str(file))
-    settings = VaultSettings(address=endpoint, login=login)
-    with CertificateStore(settings, clock=system_clock, patience=IMPATIENT) as store:
-        connection = store._connection
+    file.write_text(pod_token(jti="unknown") + "\n")
+    login = {"method": "kubernetes", "role": "agent", "mount": cluster, "service_account_file": str(file)}
+    with CertificateStore(logging_in(vault, **login), clock=system_clock, patience=IMPATIENT) as store:
         with pytest.raises(VaultDenied, match="refused the login") as caught:
-            connection.call("x", lambda client: client.token)
+            store.publish(where, RECORD, operation="op-1")
         assert "service account" in caught.value.next_step
-        file.write_text("pod-token-2\n")
-        assert connection.call("x", lambda client: client.token) == "t"
-    assert _Endpoint.asked[:2] == [
-        ("/v1/auth/kubernetes/login", {"role": "agent", "jwt": f"pod-token-{number}"}) for number in (1, 2)
-    ]
+        file.write_text(pod_token() + "\n")
+        assert store.publish(where, RECORD, operation="op-1") == 1
+        grant = store._connection._grant
+        assert grant is not None
+        token = grant.token.reveal()
+    assert set(_Cluster.reviewers) == {"/apis/authentication.k8s.io/v1/tokenreviews"}
+    with pytest.raises(hvac.exceptions.Forbidden):  # It was revoked at the end.
+        vault.server.client(Secret(token)).auth.token.lookup_self()
+
+
+def test_a_pod_of_another_service_account_is_refused(
+    vault: Vault, where: Location, cluster: str, tmp_path: Path
+) -> None:
+    """The cluster knows it, the role does not; nothing is published."""
+    (tmp_path / "token").write_text(pod_token(account="other"))
+    login = {"method": "kubernetes", "role": "agent", "mount": cluster, "service_account_file": str(tmp_path / "token")}
+    with (
+        CertificateStore(logging_in(vault, **login), clock=system_clock, patience=IMPATIENT) as store,
+        pytest.raises(VaultDenied, match="refused the login"),
+    ):
+        store.publish(where, RECORD, operation="op-1")
+    assert vault.versions(where.path) == {}
 
 
 # --- A wrapped secret ID

@@ -25,6 +25,8 @@ PIPE_CLOSED = 141
 """Exit code if the reader of standard output went away, as shells count it (128 + SIGPIPE)."""
 OUTPUT_LOST = 16
 """Exit code if standard output could not be written, such as to a full disk."""
+PR_SET_DUMPABLE = 4
+"""``prctl(2)``: zero forbids core dumps, and the user's other processes to read this one's memory."""
 
 COMMANDS: dict[str, tuple[str, str]] = {
     # name: (module of this package that has a command of that name, what the command is for)
@@ -216,9 +218,14 @@ def _defect(exc: Exception) -> VarmenneError:
 
 
 def _forbid_core_dumps() -> None:
-    """A core dump could hold a one-time password: allow none."""
+    """A core dump could hold a one-time password: allow none, not even to a program that the kernel hands it to.
+
+    The limit alone would not do: the kernel does not heed it where dumps go to a program.
+    """
+    import ctypes
     import resource
 
+    ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
     _soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
 
