@@ -42,10 +42,10 @@ class Years:
         if changes:
             self.stage.configure(**changes)
 
-        def make_parts(settings: Settings) -> Parts:
+        def open_parts(settings: Settings) -> Parts:
             return Parts(settings, clock=lambda: system_clock() + self.passed)
 
-        return Agent(self.stage.settings, make_parts=make_parts)
+        return Agent(self.stage.settings, open_parts=open_parts)
 
     def once(self, patience: timedelta = timedelta(seconds=5), **changes: Any) -> Agent:
         """Let an agent do what is due, and return it."""

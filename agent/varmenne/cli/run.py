@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable
 from datetime import timedelta
 from types import FrameType
@@ -10,11 +11,16 @@ from typing import TYPE_CHECKING
 
 import click
 
+from varmenne import __version__
 from varmenne.cli.common import EXAMPLE, App, common_options
 from varmenne.errors import InputError, VarmenneError
 
 if TYPE_CHECKING:
     from varmenne.enrollment.agent import Agent
+    from varmenne.monitoring.exposure import Exposure
+
+LONGEST_TICK = 3600.0
+"""Seconds within which the agent looks after itself, where no service manager wants to hear of it more often."""
 
 
 @click.command(
@@ -42,6 +48,8 @@ def run(app: App, *, once: bool, wait: float) -> None:
     there. It never sends one-time credentials, which it does not have.
     """
     from varmenne.enrollment.agent import Agent
+    from varmenne.monitoring.events import Event, log_event
+    from varmenne.monitoring.logs import log_to_stderr
 
     settings = app.settings()
     if settings.token.pin == "prompt" and not once:
@@ -50,11 +58,14 @@ def run(app: App, *, once: bool, wait: float) -> None:
             why='token.pin is "prompt", and nobody sits there when it has to log in again',
             next_step="Set `token.pin` to file:PATH or credential:NAME",
         )
+    log_to_stderr(settings.agent.log_format, verbosity=app.verbosity)
     with Agent(settings) as agent:
         if once:
             _once(app, agent, wait)
         else:
             _serve(app, agent)
+    if not once:
+        log_event(Event.STOPPED)
 
 
 def _once(app: App, agent: Agent, wait: float) -> None:
@@ -62,8 +73,8 @@ def _once(app: App, agent: Agent, wait: float) -> None:
     with _signals({signal.SIGTERM: agent.stop}):
         agent.once(timedelta(seconds=wait))
     tally = agent.tally
-    done = {"carried": tally.carried, "waiting": tally.waiting, "failed": tally.failed}
-    text = f"{tally.carried} carried on, {tally.waiting} of them wait, {tally.failed} failed."
+    done = {"carried": tally.carried, "waiting": tally.waiting, "failed": len(tally.errors)}
+    text = f"{tally.carried} carried on, {tally.waiting} of them wait, {len(tally.errors)} failed."
     app.emit(done, "Nothing was due." if not tally.carried else text)
     worst = next((error for error in tally.errors if not error.transient), next(iter(tally.errors), None))
     if worst is not None:
@@ -72,47 +83,60 @@ def _once(app: App, agent: Agent, wait: float) -> None:
 
 def _serve(app: App, agent: Agent) -> None:
     """Be a service until told to stop."""
+    from pathlib import Path
+
+    from varmenne.clock import system_clock
+    from varmenne.journal import Journal
+    from varmenne.monitoring.events import Event, log_event
+    from varmenne.monitoring.exposure import exposed
     from varmenne.notify import ALIVE, READY, STOPPING, notify, watchdog_seconds
 
-    reload_wanted = False
+    settings = agent.settings
+    reload_wanted = threading.Event()
 
     def ask_to_reload() -> None:
-        nonlocal reload_wanted
-        reload_wanted = True
+        reload_wanted.set()
         agent.wake.wake()
 
+    def open_journal() -> Journal:
+        return Journal(Path(settings.state_dir), settings.journal)
+
     seconds = watchdog_seconds()
+    wanted = {signal.SIGTERM: agent.stop, signal.SIGINT: agent.stop, signal.SIGHUP: ask_to_reload}
+    with exposed(settings, open_journal, system_clock) as exposure, _signals(wanted):
 
-    def tick() -> float | None:
-        nonlocal reload_wanted
-        if reload_wanted:
-            reload_wanted = False
-            _reload(app, agent)
-        if not agent.stuck():
-            notify(ALIVE)
-        return None if seconds is None else seconds / 2
+        def tick() -> float:
+            if reload_wanted.is_set():
+                reload_wanted.clear()
+                _reload(app, agent, exposure)
+            if agent.stuck():
+                log_event(Event.WORKER_STUCK)
+            else:
+                notify(ALIVE)
+            return LONGEST_TICK if seconds is None else seconds / 2
 
-    with _signals({signal.SIGTERM: agent.stop, signal.SIGINT: agent.stop, signal.SIGHUP: ask_to_reload}):
-        notify(READY, f"STATUS=Looks after the certificates of {agent.settings.environment}")
-        app.say("The agent runs. SIGTERM ends it, SIGHUP lets it read the settings anew.")
+        log_event(Event.STARTED, version=__version__, environment=settings.environment, workers=settings.agent.workers)
+        notify(READY, f"STATUS=Looks after the certificates of {settings.environment}")
         agent.run(tick)
         notify(STOPPING)
-        app.say("The agent ends; what is under way is parked.")
+        log_event(Event.STOPPING)
 
 
-def _reload(app: App, agent: Agent) -> None:
+def _reload(app: App, agent: Agent, exposure: Exposure) -> None:
     """Read the settings anew; ones that cannot be used are refused, and the old ones stay."""
-    from varmenne.enrollment.agent import refuse_unusable
+    from varmenne.monitoring.events import Event, log_event
+    from varmenne.monitoring.logs import log_to_stderr
     from varmenne.notify import READY, notify, reloading
 
     reloading()
     try:
         settings = app.settings()
-        refuse_unusable(settings)
         agent.reload(settings)
-        app.say("The settings were read anew.")
+        exposure.reload(settings)
+        log_to_stderr(settings.agent.log_format, verbosity=app.verbosity)
+        log_event(Event.RELOADED)
     except VarmenneError as exc:
-        app.warn(f"The settings were not taken over, the old ones stay: {exc}")
+        log_event(Event.RELOAD_REFUSED, error=exc)
     notify(READY)
 
 
