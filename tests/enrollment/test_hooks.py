@@ -130,10 +130,9 @@ def test_every_documented_fact_is_there(hooks: Hooks) -> None:
     document = (Path(__file__).parents[2] / "docs" / "hooks.md").read_text(encoding="utf-8")
     table = document.split("| fact | ")[1].split("\n\n")[0]
     named = [line.split("`")[1] for line in table.splitlines() if line.startswith("| `")]
-    hooks.write(POST, "facts")
+    hooks.write(POST, "facts", f"cat > {hooks.stage.folder}/facts.json")
     hooks.enrolled()
-    (run,) = hooks.of()
-    assert named == list(run.facts)
+    assert named == list(json.loads((hooks.stage.folder / "facts.json").read_text("utf-8")))
 
 
 def test_one_before_holds_the_activation_up(hooks: Hooks) -> None:
@@ -380,6 +379,37 @@ def test_a_stop_leaves_the_rest(hooks: Hooks) -> None:
         queue(parts, row, HookEvent.FAILED, AWAY)
         assert run_due(parts, stopping=lambda: len(hooks.runs()) == 1) == 1
         assert run_due(parts) == 2
+
+
+def test_a_long_turn_ends(hooks: Hooks) -> None:
+    """An agent that has many hooks to run comes back to its other work in between, and nothing is left behind."""
+    for name in ("a", "b", "c"):
+        hooks.write(HookEvent.FAILED, name)
+    row = hooks.enrolled()
+    with hooks.parts() as parts:
+        queue(parts, row, HookEvent.FAILED, AWAY)
+
+        def six_minutes(_run: HookRun) -> None:
+            hooks.passed += timedelta(minutes=6)
+
+        assert run_due(parts, heard=six_minutes) == 2
+        assert run_due(parts, heard=six_minutes) == 1
+
+
+def test_the_log_tells_of_them(hooks: Hooks, caplog: pytest.LogCaptureFixture) -> None:
+    """One event for each run, good or bad, of the one vocabulary."""
+    caplog.set_level("INFO", logger="varmenne")
+    hooks.write(PRE, "check")
+    hooks.write(POST, "reload", "exit 1")
+    with pytest.raises(HookFailed):
+        hooks.enrolled()
+    told = [
+        (record.event, record.facts) for record in caplog.records if getattr(record, "event", "").startswith("hook")
+    ]
+    assert [(event.value, facts["hook"], facts["outcome"]) for event, facts in told] == [
+        ("hook-done", "check", "ok"),
+        ("hook-failed", "reload", "failing"),
+    ]
 
 
 def test_the_commands(hooks: Hooks) -> None:

@@ -44,20 +44,51 @@ def test_hooks_of_a_commit_are_all_or_nothing(journal: Journal) -> None:
 
 def test_a_hook_is_claimed_once(journal: Journal, tmp_path: Path, database: JournalSettings) -> None:
     """Two processes share the work; a lease that is over gives it to the next one."""
-    row = add(journal)
-    journal.hooks.add([hook(row, "a"), hook(row, "b")], unless_since=NOW - DAY)
+    row, neighbour = add(journal), add(journal)
+    journal.hooks.add([hook(row, "a"), hook(neighbour, "b")], unless_since=NOW - DAY)
     with Journal(tmp_path / "state", database) as other:
         first = journal.hooks.claim(NOW, lease=LEASE, among=ANY)
         second = other.hooks.claim(NOW, lease=LEASE, among=ANY)
         assert first is not None
         assert second is not None
-        assert (first.name, second.name) == ("a", "b")
+        assert (first.enrollment_id, second.enrollment_id) == (row.id, neighbour.id)
         assert (first.outcome, first.tries, first.facts["customer_name"]) == (HookOutcome.RUNNING, 1, "Öljy Oy")
         assert other.hooks.claim(NOW, lease=LEASE, among=ANY) is None
         assert journal.hooks.next_due() == NOW + LEASE
         again = other.hooks.claim(NOW + LEASE, lease=LEASE, among=ANY)
     assert again is not None
     assert (again.name, again.tries) == ("a", 2)
+
+
+def test_hooks_of_one_event_are_run_one_after_the_other(journal: Journal) -> None:
+    """While one is run, the next one is not due, for nobody; so an agent does not look for it in vain all the time."""
+    row = add(journal)
+    journal.hooks.add([hook(row, "a"), hook(row, "b")], unless_since=NOW - DAY)
+    first = journal.hooks.claim(NOW, lease=LEASE, among=ANY)
+    assert first is not None
+    assert journal.hooks.claim(NOW, lease=LEASE, among=ANY) is None
+    assert journal.hooks.next_due() == NOW + LEASE
+    again = journal.hooks.claim(NOW + LEASE, lease=LEASE, among=ANY)
+    assert again is not None
+    assert again.id == first.id
+    journal.hooks.settle(again, HookOutcome.FAILING, "exit 1", due_at=NOW + DAY)
+    assert journal.hooks.next_due() == NOW
+    second = journal.hooks.claim(NOW, lease=LEASE, among=ANY)
+    assert second is not None
+    assert second.name == "b"
+
+
+def test_old_hooks_are_forgotten(journal: Journal) -> None:
+    """With the answers of their age, unless they are to be run still."""
+    row = add(journal)
+    journal.hooks.add([hook(row, "a"), hook(row, "b")], unless_since=NOW - DAY)
+    run = journal.hooks.claim(NOW, lease=LEASE, among=ANY)
+    assert run is not None
+    journal.hooks.settle(run, HookOutcome.OK, "exit 0")
+    journal.prune(NOW + 700 * DAY)
+    assert len(journal.hooks.of(row.id)) == 2
+    journal.prune(NOW + 731 * DAY)
+    assert [run.name for run in journal.hooks.of(row.id)] == ["b"]
 
 
 def test_a_failing_hook_waits_and_a_settled_one_is_never_due(journal: Journal) -> None:

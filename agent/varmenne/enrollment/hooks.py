@@ -8,7 +8,6 @@ Every hook is tried again alone, and may be run twice if a process dies while it
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -21,20 +20,23 @@ from varmenne.domain.steps import ENDED, State
 from varmenne.enrollment import executables, facts
 from varmenne.errors import ConfigError, HookFailed, InputError
 from varmenne.journal.claims import Among
+from varmenne.monitoring import Event, log_event
 
 if TYPE_CHECKING:
     from varmenne.domain.identifiers import EnrollmentId
     from varmenne.enrollment.parts import Parts
     from varmenne.enrollment.progress import Progress
     from varmenne.enrollment.work import Outcome, Work
-
-log = logging.getLogger(__name__)
+    from varmenne.settings import HookSettings
 
 SCHEMA = 1
 """Grows when a fact changes its meaning or goes away; new ones may come without that."""
 
 SAME_REASON = timedelta(hours=24)
 """Nobody is told the same again within this time."""
+
+LONGEST_TURN = timedelta(minutes=10)
+"""After so long no further hook is begun in one turn, so that an agent that runs them is not taken for stuck."""
 
 MARGIN = timedelta(seconds=60)
 """How much longer than a hook may run nobody else takes it for abandoned."""
@@ -58,8 +60,8 @@ def before_activation(work: Work, row: Enrollment) -> None:
             continue
         row = _held(parts, row)
         run = journal.hooks.begin(earlier or _new(parts, row, HookEvent.PRE_ACTIVATE, name, told, due_at=None))
-        ended = executables.run(settings, HookEvent.PRE_ACTIVATE, name, told)
-        journal.hooks.settle(run, HookOutcome.OK if ended.ok else HookOutcome.FAILED, ended.detail)
+        ended = executables.run(settings, HookEvent.PRE_ACTIVATE, name, told | _documents(row))
+        _told(journal.hooks.settle(run, HookOutcome.OK if ended.ok else HookOutcome.FAILED, ended.detail))
         if not ended.ok:
             raise HookFailed(
                 f"The hook {name} of {HookEvent.PRE_ACTIVATE} failed, so the certificate of {row.id} is not put to use",
@@ -108,7 +110,7 @@ def queue(parts: Parts, row: Enrollment, event: HookEvent, reason: Mapping[str, 
     try:
         found = executables.names(parts.settings.hooks, event)
     except ConfigError as exc:
-        log.warning("%s: nobody can be told of %s: %s", row.id, event, exc)
+        log_event(Event.HOOK_FAILED, row, error=exc, about=event)
         return
     if found:
         told = _facts(parts, row, event, dict(reason))
@@ -124,7 +126,7 @@ def run_due(
     stopping: Callable[[], bool] = lambda: False,
     heard: Callable[[HookRun], None] = lambda _run: None,
 ) -> int:
-    """Run the hooks that are due, one after the other, and return how many were run.
+    """Run the hooks that are due, one after the other, and return how many were run: not all, if that takes long.
 
     Nothing that goes wrong with a hook is raised: it is in the journal, and tried again.
 
@@ -140,16 +142,13 @@ def run_due(
     """
     ours = among or Among(parts.settings.environment)
     lease = timedelta(seconds=parts.settings.hooks.timeout_seconds) + MARGIN
-    number = 0
-    while not stopping():
+    number, begun = 0, parts.now
+    while not stopping() and parts.now - begun < LONGEST_TURN:
         run = parts.journal.hooks.claim(parts.now, lease=lease, among=ours, enrollment=enrollment)
         if run is None:
             break
         done = _run(parts, run)
-        log.log(
-            logging.INFO if done.outcome is HookOutcome.OK else logging.WARNING,
-            "%s: hook %s of %s: %s; %s", run.enrollment_id, run.name, run.event, done.outcome, done.detail,
-        )  # fmt: skip
+        _told(done)
         heard(done)
         number += 1
     return number
@@ -198,7 +197,7 @@ def test(parts: Parts, row: Enrollment, event: HookEvent) -> list[tuple[str, exe
         )
     reason = {"kind": "Test", "what": "This is a test", "why": "", "next_step": "Nothing is to be done"}
     told = _facts(parts, row, event, {} if event in _ABOUT_ACTIVATION else reason) | {"test": True}
-    return [(name, executables.run(settings, event, name, told)) for name in found]
+    return [(name, executables.run(settings, event, name, told | _documents(row))) for name in found]
 
 
 _ABOUT_ACTIVATION = {HookEvent.PRE_ACTIVATE, HookEvent.POST_ACTIVATE}
@@ -209,10 +208,11 @@ def _run(parts: Parts, run: HookRun) -> HookRun:
     journal, settings = parts.journal, parts.settings.hooks
     if run.tries > MOST_TRIES:
         return journal.hooks.settle(run, HookOutcome.FAILED, f"{run.detail}\nit was begun {MOST_TRIES} times".strip())
+    row = journal.get(run.enrollment_id)
     try:
-        if why := _pointless(parts, run):
+        if why := _pointless(settings, run, row):
             return journal.hooks.settle(run, HookOutcome.DROPPED, why)
-        ended = executables.run(settings, run.event, run.name, run.facts)
+        ended = executables.run(settings, run.event, run.name, run.facts | _documents(row))
     except ConfigError as exc:
         ended = executables.Ended(ok=False, detail=f"it is not run: {exc}")
     except BaseException:
@@ -226,16 +226,31 @@ def _run(parts: Parts, run: HookRun) -> HookRun:
     return journal.hooks.settle(run, HookOutcome.FAILING, ended.detail, due_at=again)
 
 
-def _pointless(parts: Parts, run: HookRun) -> str:
+_EVENTS = {HookOutcome.OK: Event.HOOK_DONE, HookOutcome.DROPPED: Event.NOTE}
+
+
+def _told(run: HookRun) -> None:
+    """Tell the log how a hook ended."""
+    log_event(
+        _EVENTS.get(run.outcome, Event.HOOK_FAILED),
+        enrollment=run.enrollment_id,
+        hook=run.name,
+        about=run.event,
+        outcome=run.outcome,
+        tries=run.tries,
+        detail=run.detail,
+    )
+
+
+def _pointless(settings: HookSettings, run: HookRun, row: Enrollment) -> str:
     """Say why a hook need not be run any more; nothing if it must.
 
     One that puts an older certificate in place after a newer one would do harm.
     """
-    if run.name not in executables.names(parts.settings.hooks, run.event):
+    if run.name not in executables.names(settings, run.event):
         return "it is not in its folder any more"
-    now = parts.journal.get(run.enrollment_id)
-    if run.event is HookEvent.POST_ACTIVATE and now.state is not State.ACTIVE:
-        return f"the certificate is {now.state} by now"
+    if run.event is HookEvent.POST_ACTIVATE and row.state is not State.ACTIVE:
+        return f"the certificate is {row.state} by now"
     return ""
 
 
@@ -247,7 +262,7 @@ def _new(
 
 
 def _facts(parts: Parts, row: Enrollment, event: HookEvent, reason: dict[str, str]) -> dict[str, Any]:
-    """Return what a hook is told. docs/hooks.md is its documentation; no secret is among it."""
+    """Return what a hook is told, besides the documents. docs/hooks.md explains it; no secret is among it."""
     return {
         "schema": SCHEMA,
         "event": event.value,
@@ -276,9 +291,12 @@ def _facts(parts: Parts, row: Enrollment, event: HookEvent, reason: dict[str, st
         "contact": row.contact,
         "activation": facts.publication(row),
         "reason": reason or None,
-        "certificate": row.certificate,
-        "chain": row.chain,
     }
+
+
+def _documents(row: Enrollment) -> dict[str, str | None]:
+    """Return what is long among the facts; it never changes, so it is not kept with each hook."""
+    return {"certificate": row.certificate, "chain": row.chain}
 
 
 def _moment(moment: datetime | None) -> str | None:

@@ -21,14 +21,27 @@ from varmenne.journal.database import Database
 _table = schema.hook
 _OPEN = sa.or_(_table.c.outcome.is_(None), _table.c.outcome == HookOutcome.RUNNING)
 """Neither done nor given up; ``NULL`` means waiting or failing, and the number of tries tells which."""
+_other = _table.alias("other")
+_IN_TURN = ~sa.exists().where(
+    _other.c.enrollment_id == _table.c.enrollment_id,
+    _other.c.event == _table.c.event,
+    _other.c.outcome == HookOutcome.RUNNING,
+    _other.c.id != _table.c.id,
+)
+"""No other hook of the same event is being run: they come one after the other. One whose lease is over comes first."""
 _FIELDS = tuple(field.name for field in dataclasses.fields(NewHook))
 
 
-def insert(connection: sa.Connection, hooks: Sequence[NewHook]) -> None:
+def insert_hooks(connection: sa.Connection, hooks: Sequence[NewHook]) -> None:
     """Write hooks that are to be run, within a transaction that writes what they are about."""
     if hooks:
         values = [{name: getattr(hook, name) for name in _FIELDS} | {"tries": 0} for hook in hooks]
         connection.execute(sa.insert(_table), values)
+
+
+def forget_hooks(connection: sa.Connection, moment: datetime) -> None:
+    """Remove the hooks of before a moment that are over."""
+    connection.execute(sa.delete(_table).where(_table.c.at < moment, ~_OPEN))
 
 
 class Hooks:
@@ -48,7 +61,7 @@ class Hooks:
         """
         with self._database.transaction() as connection:
             new = [hook for hook in hooks if not _told(connection, hook, unless_since)]
-            insert(connection, new)
+            insert_hooks(connection, new)
         return len(new)
 
     def begin(self, hook: NewHook | HookRun, *, lease_until: datetime | None = None) -> HookRun:
@@ -85,7 +98,8 @@ class Hooks:
         with self._database.reading() as connection:  # Looking takes no lock.
             if connection.execute(due).one_or_none() is None:
                 return None
-        chosen = due.with_for_update(skip_locked=True, of=_table).cte("due")
+        # The enrollment is locked as well, for that moment, so that nobody takes the next hook of the same event.
+        chosen = due.with_for_update(skip_locked=True, of=(_table, schema.enrollment)).cte("due")
         statement = (
             sa.update(_table)
             .where(_table.c.id.in_(sa.select(chosen.c.id)))
@@ -99,7 +113,8 @@ class Hooks:
     def next_due(self, among: claims.Among = claims.ALL) -> datetime | None:
         """Return when the next hook is due, which may be in the past; ``None`` if none ever is by itself."""
         query = sa.select(_table.c.due_at).join_from(_table, schema.enrollment)
-        query = query.where(_table.c.due_at.is_not(None), _OPEN, *among.conditions()).order_by(_table.c.due_at).limit(1)
+        query = query.where(_table.c.due_at.is_not(None), _OPEN, _IN_TURN, *among.conditions())
+        query = query.order_by(_table.c.due_at).limit(1)
         with self._database.reading() as connection:
             return connection.execute(query).scalar_one_or_none()
 
@@ -149,7 +164,7 @@ class Hooks:
 def _due(now: datetime, among: claims.Among, enrollment: EnrollmentId | None) -> sa.Select[tuple[int]]:
     """Return the query for the hook that has been due longest."""
     query = sa.select(_table.c.id).join_from(_table, schema.enrollment)
-    query = query.where(_table.c.due_at <= now, _OPEN, *among.conditions())
+    query = query.where(_table.c.due_at <= now, _OPEN, _IN_TURN, *among.conditions())
     if enrollment is not None:
         query = query.where(_table.c.enrollment_id == enrollment)
     return query.order_by(_table.c.due_at, _table.c.id).limit(1)

@@ -24,8 +24,7 @@ from varmenne.errors import StateError
 from varmenne.journal import claims, meta, past, rows, schema, witness
 from varmenne.journal.copies import copy_sqlite
 from varmenne.journal.database import open_database
-from varmenne.journal.hooks import Hooks
-from varmenne.journal.hooks import insert as insert_hooks
+from varmenne.journal.hooks import Hooks, forget_hooks, insert_hooks
 from varmenne.journal.inspection import inspect
 from varmenne.journal.lock import InUse
 from varmenne.journal.owner import this_process
@@ -502,7 +501,7 @@ class Journal:
         """Remove the raw answers of enrollments that ended long enough ago, once a day, and return how many.
 
         What is known of them stays: when they came, of which operation, and what verification said. Of several hosts,
-        one does it; old lines of its own record are dropped by each.
+        one does it, and removes hooks of that age as well; old lines of its own record are dropped by each.
         """
         with self._database.translated():
             self._record.forget_before(now - KEPT_FOR)
@@ -519,7 +518,10 @@ class Journal:
             if meta.get(connection, "pruned") == today:
                 return 0
         with self._transaction() as connection:
-            return connection.execute(statement).rowcount if meta.put(connection, "pruned", today) else 0
+            if not meta.put(connection, "pruned", today):
+                return 0
+            forget_hooks(connection, until)
+            return connection.execute(statement).rowcount
 
     def _transaction(self) -> contextlib.AbstractContextManager[sa.Connection]:
         """Run a write transaction; the lock is taken at its beginning, so that it never fails half-way."""
