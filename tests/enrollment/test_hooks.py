@@ -403,10 +403,8 @@ def test_the_log_tells_of_them(hooks: Hooks, caplog: pytest.LogCaptureFixture) -
     hooks.write(POST, "reload", "exit 1")
     with pytest.raises(HookFailed):
         hooks.enrolled()
-    told = [
-        (record.event, record.facts) for record in caplog.records if getattr(record, "event", "").startswith("hook")
-    ]
-    assert [(event.value, facts["hook"], facts["outcome"]) for event, facts in told] == [
+    told = [(vars(record)["event"], vars(record)["facts"]) for record in caplog.records if "event" in vars(record)]
+    assert [(event.value, facts["hook"], facts["outcome"]) for event, facts in told if "hook" in facts] == [
         ("hook-done", "check", "ok"),
         ("hook-failed", "reload", "failing"),
     ]
@@ -440,6 +438,11 @@ def test_the_commands(hooks: Hooks) -> None:
     listed = stage.run("hooks", "list", "--json")
     assert listed.code == 17
     assert listed.json[1]["why"] == f"others may write to {hooks.folder / POST / 'reload'}"
+    checks = [line for line in stage.run("doctor", "--json").json if line["name"] == "hooks"]
+    assert [(line["verdict"], line["detail"]) for line in checks] == [
+        ("fail", f"post-activate reload is not run: {listed.json[1]['why']}"),
+        ("ok", "attention mail"),
+    ]
     stage.configure(hooks={"directory": str(hooks.folder / "missing")})
     assert stage.run("hooks", "list").code == ConfigError.exit_code
 

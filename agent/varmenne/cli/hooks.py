@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
 from varmenne.cli.common import EXAMPLE, App, common_options
@@ -11,9 +9,6 @@ from varmenne.cli.options import one_of
 from varmenne.domain.hooks import HookEvent
 from varmenne.domain.identifiers import enrollment_id
 from varmenne.errors import HookFailed
-
-if TYPE_CHECKING:
-    from varmenne.settings import Settings
 
 
 @click.group(
@@ -41,33 +36,20 @@ def hooks() -> None:
 @click.pass_obj
 def list_(app: App) -> None:
     """List what is in the folder of each event, in the order in which it is run, and what is not run, and why."""
-    settings = app.settings()
-    found = list(_found(settings))
-    if not found:
-        where = settings.hooks.directory
-        app.say(f"There are no hooks in {where}." if where else "No hooks: `hooks.directory` is not set.")
-    lines = [
-        f"{line['event']:<14} {line['name']}" + (f"  NOT RUN: {line['why']}" * bool(line["why"])) for line in found
-    ]
-    if found or app.json:
-        app.emit(found, "\n".join(lines))
-    if any(line["unsafe"] for line in found):
-        raise click.exceptions.Exit(HookFailed.exit_code)
-
-
-def _found(settings: Settings) -> list[dict[str, object]]:
-    """Return each entry of each folder: whether it is passed over, or refused since others could change it."""
-    from pathlib import Path
-
     from varmenne.enrollment import executables
 
-    executables.refuse_unusable(settings.hooks)
-    lines: list[dict[str, object]] = []
-    for event in HookEvent:
-        for name, why in executables.entries(settings.hooks, event):
-            unsafe = "" if why else executables.unsafe(Path(settings.hooks.directory) / event / name)
-            lines.append({"event": event.value, "name": name, "why": why or unsafe or None, "unsafe": bool(unsafe)})
-    return lines
+    settings = app.settings().hooks
+    executables.refuse_unusable(settings)
+    found = list(executables.listed(settings))
+    if not found:
+        where = settings.directory
+        app.say(f"There are no hooks in {where}." if where else "No hooks: `hooks.directory` is not set.")
+    data = [{"event": one.event.value, "name": one.name, "why": one.passed_over or one.unsafe or None} for one in found]
+    lines = [f"{one['event']:<14} {one['name']}" + (f"  NOT RUN: {one['why']}" if one["why"] else "") for one in data]
+    if found or app.json:
+        app.emit(data, "\n".join(lines))
+    if any(one.unsafe for one in found):
+        raise click.exceptions.Exit(HookFailed.exit_code)
 
 
 @hooks.command(

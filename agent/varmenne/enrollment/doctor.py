@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from varmenne.domain.check import Check, Verdict
 from varmenne.domain.identifiers import Channel, CustomerId
 from varmenne.domain.steps import State
-from varmenne.enrollment import facts
+from varmenne.enrollment import executables, facts
 from varmenne.enrollment.enroll import LAST_DAYS, unfinished
 from varmenne.enrollment.preflight import PROBE_LIFETIME, probe_name, refuse_other_token
 from varmenne.enrollment.published import compare
@@ -118,11 +118,29 @@ def _vault(parts: Parts) -> Iterator[Check]:
         yield from compare(parts)
 
 
+def _hooks(parts: Parts) -> Iterator[Check]:
+    """Can hooks be run, and is there none that somebody else could change?"""
+    settings = parts.settings.hooks
+    if not settings.directory:
+        return
+    executables.refuse_unusable(settings)
+    found = list(executables.listed(settings))
+    for one in found:
+        if one.unsafe:
+            yield Check("hooks", Verdict.FAIL, f"{one.event} {one.name} is not run: {one.unsafe}", executables.ADVICE)
+    told = ", ".join(f"{one.event} {one.name}" for one in found if not (one.passed_over or one.unsafe))
+    if told:
+        yield Check("hooks", Verdict.OK, told)
+    elif not found:
+        yield Check("hooks", Verdict.WARN, f"there is none in {settings.directory}", "docs/hooks.md tells of them")
+
+
 CHECKS: dict[str, Callable[[Parts], Iterator[Check]]] = {
     "journal": _journal,
     "trust anchors": _trust,
     "token": _token,
     "service": _service,
     "Vault": _vault,
+    "hooks": _hooks,
 }
 """Name of each part → its checks; the name stands for the whole part when it fails."""

@@ -68,24 +68,48 @@ def refuse_unusable(settings: HookSettings) -> None:
         )
     for folder in (top, *(top / event for event in HookEvent if (top / event).exists())):
         if why := unsafe(folder):
-            raise ConfigError(f"The hooks in {folder} are not run", why=why, next_step=_ADVICE)
+            raise ConfigError(f"The hooks in {folder} are not run", why=why, next_step=ADVICE)
 
 
-_ADVICE = "Whoever can change a hook acts in our name: let root or the agent's user own it, and chmod go-w"
+ADVICE = "Whoever can change a hook acts in our name: let root or the agent's user own it, and chmod go-w"
 
 
-def entries(settings: HookSettings, event: HookEvent) -> Iterator[tuple[str, str]]:
-    """Yield what is in the folder of an event, in lexical order: the name, and why it is passed over, if it is.
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What is in the folder of an event.
+
+    Attributes:
+        event: the event.
+        name: the file's name.
+        passed_over: why it is no hook; empty if it is one.
+        unsafe: who else could change it; empty if nobody could.
+    """
+
+    event: HookEvent
+    name: str
+    passed_over: str
+    unsafe: str
+
+
+def listed(settings: HookSettings) -> Iterator[Entry]:
+    """Yield what is in the folder of each event, in the order in which it is run.
 
     Raises:
-        ConfigError: the folder cannot be read.
+        ConfigError: a folder cannot be read.
     """
+    for event in HookEvent:
+        for path in _files(settings, event):
+            why = _passed_over(path)
+            yield Entry(event, path.name, why, "" if why else unsafe(path))
+
+
+def _files(settings: HookSettings, event: HookEvent) -> list[Path]:
+    """Return what is in the folder of an event, in lexical order; nothing if there is no folder."""
     folder = Path(settings.directory) / event
     if not settings.directory or not folder.exists():
-        return
+        return []
     try:
-        for path in sorted(folder.iterdir()):
-            yield path.name, _passed_over(path)
+        return sorted(folder.iterdir())
     except OSError as exc:
         raise ConfigError(f"The folder {folder} cannot be read", why=exc.strerror or str(exc)) from exc
 
@@ -96,7 +120,7 @@ def names(settings: HookSettings, event: HookEvent) -> tuple[str, ...]:
     Raises:
         ConfigError: the folder cannot be read.
     """
-    return tuple(name for name, why in entries(settings, event) if not why)
+    return tuple(path.name for path in _files(settings, event) if not _passed_over(path))
 
 
 def _passed_over(path: Path) -> str:
