@@ -381,6 +381,39 @@ def test_a_stop_leaves_the_rest(hooks: Hooks) -> None:
         assert run_due(parts) == 2
 
 
+def test_an_agent_runs_them(stage: Stage) -> None:
+    """A hook holds its renewal up; another is told of that; once put right, the agent goes on by itself."""
+    hooks, years = Hooks(stage), Years(stage)
+    stage.configure()
+    first = years.first()
+    hooks.write(PRE, "check", "exit 1")
+    hooks.write(POST, "reload", "exit 1")
+    hooks.write(HookEvent.FAILED, "mail", f'echo "$VARMENNE_REASON_KIND" > {stage.folder}/mail')
+    settings = {"directory": str(hooks.folder), "timeout_seconds": 5.0}
+    years.pass_by(IN_THE_WINDOW)
+    years.once(hooks=settings)
+    (_first, second) = years.rows()
+    assert (second.replaces, second.state) == (first.id, State.STORED)
+    assert years.get(first).state is State.ACTIVE
+    assert (stage.folder / "mail").read_text("utf-8") == "HookFailed\n"
+    hooks.write(PRE, "check")
+    years.pass_by(HOUR)
+    years.once()
+    assert years.get(second).state is State.ACTIVE
+    assert years.get(first).state is State.SUPERSEDED
+    assert hooks.known(second) == [
+        ("check", HookOutcome.OK, 2),
+        ("mail", HookOutcome.OK, 1),
+        ("reload", HookOutcome.FAILING, 1),
+    ]
+    hooks.write(POST, "reload")
+    years.pass_by(HOUR)
+    agent = years.once()
+    assert agent.tally.hooks == 1
+    assert hooks.known(second)[-1] == ("reload", HookOutcome.OK, 2)
+    assert hooks.runs() == [f"{PRE} check", "failed mail", f"{PRE} check", f"{POST} reload", f"{POST} reload"]
+
+
 def test_a_long_turn_ends(hooks: Hooks) -> None:
     """An agent that has many hooks to run comes back to its other work in between, and nothing is left behind."""
     for name in ("a", "b", "c"):

@@ -38,6 +38,9 @@ SAME_REASON = timedelta(hours=24)
 LONGEST_TURN = timedelta(minutes=10)
 """After so long no further hook is begun in one turn, so that an agent that runs them is not taken for stuck."""
 
+PUBLISHING = timedelta(minutes=5)
+"""What comes after the hooks before an activation may take so long."""
+
 MARGIN = timedelta(seconds=60)
 """How much longer than a hook may run nobody else takes it for abandoned."""
 
@@ -78,7 +81,7 @@ def _same_activation(run: HookRun, told: Mapping[str, Any]) -> bool:
 def _held(parts: Parts, row: Enrollment) -> Enrollment:
     """Lengthen the lease of a row by the time that a hook may take."""
     now, longest = parts.now, timedelta(seconds=parts.settings.hooks.timeout_seconds)
-    return parts.journal.renew(row, now, lease=max((row.due_at or now) - now, MARGIN) + longest)
+    return parts.journal.renew(row, now, lease=max((row.due_at or now) - now, PUBLISHING) + longest)
 
 
 def after_activation(parts: Parts, row: Enrollment, outcome: Outcome) -> tuple[NewHook, ...]:
