@@ -15,6 +15,15 @@ path "secret/config" {
   capabilities = ["create", "read", "update"]
 }
 
+# The mount of one-time credentials, for those who use it (credentials-kv-writer, credentials-kv-reader).
+path "sys/mounts/one-time" {
+  capabilities = ["create", "update"]
+}
+
+path "one-time/config" {
+  capabilities = ["create", "read", "update"]
+}
+
 path "sys/policies/acl/varmenne-*" {
   capabilities = ["create", "read", "update"]
 }

@@ -80,6 +80,10 @@ AGENT, CONSUMER, AUDITOR, SETUP = ("agent",), ("consumer",), ("auditor",), ("set
 WRITER, READER, PUBLISHERS = ("credentials-writer",), ("credentials-reader",), ("agent", "publisher")
 AGENTS, OWN_AGENT = ("agent", "agent-own-prefix", "publisher"), ("agent-own-prefix",)
 OWNERS = ("agent-own-prefix", "auditor")
+KV_WRITER, KV_READER = ("credentials-kv-writer",), ("credentials-kv-reader",)
+ONCE, WAITING, OTHERS_WAITING = "one-time", "agent/waiting", "other/waiting"
+NEW = {"data": {"a": "b"}, "options": {"cas": 0}}
+MARK = {"data": {"a": "b"}, "options": {"cas": 9}}
 ALL = POLICIES
 DATA, META = f"{MOUNT}/data", f"{MOUNT}/metadata"
 NOTHING = 'path "nothing" {\n  capabilities = ["deny"]\n}\n'
@@ -213,6 +217,31 @@ TABLE = (
     Row("wrap for fifteen days", "post", "sys/wrapping/wrap", (), {"a": "b"}, wrap_ttl="360h"),
     Row("wrap without an end", "post", "sys/wrapping/wrap", (), {"a": "b"}),
     Row("open with a wrapping token", "post", "sys/wrapping/unwrap", READER, {"token": "{wrapped}"}),
+    Row("put one-time credentials away", "post", f"{ONCE}/data/agent/new-{{role}}", KV_WRITER, NEW),
+    Row("put them away for another agent", "post", f"{ONCE}/data/other/new-{{role}}", KV_WRITER, NEW),
+    Row("put them beside the folders", "post", f"{ONCE}/data/stray", (), NEW),
+    Row("put them below a folder's names", "post", f"{ONCE}/data/agent/new/below", (), NEW),
+    Row("write over one-time credentials", "post", f"{ONCE}/data/{WAITING}", KV_READER, MARK),
+    Row("write over another agent's", "post", f"{ONCE}/data/{OTHERS_WAITING}", (), MARK),
+    Row("read one-time credentials", "get", f"{ONCE}/data/{WAITING}", KV_READER),
+    Row("read another agent's", "get", f"{ONCE}/data/{OTHERS_WAITING}"),
+    Row("read below a folder's names", "get", f"{ONCE}/data/{WAITING}/below"),
+    Row("delete their latest version", "delete", f"{ONCE}/data/{WAITING}"),
+    Row("delete a version of them", "post", f"{ONCE}/delete/{WAITING}", (), {"versions": [1]}),
+    Row("undelete one-time credentials", "post", f"{ONCE}/undelete/{WAITING}", (), {"versions": [1]}),
+    Row("destroy one-time credentials", "post", f"{ONCE}/destroy/agent/gone", KV_READER, {"versions": [1]}),
+    Row("destroy another agent's", "post", f"{ONCE}/destroy/{OTHERS_WAITING}", (), {"versions": [1]}),
+    Row("destroy below a folder's names", "post", f"{ONCE}/destroy/agent/gone/below", (), {"versions": [1]}),
+    Row("look for one-time credentials", "get", f"{ONCE}/metadata/{WAITING}", KV_READER),
+    Row("look for another agent's", "get", f"{ONCE}/metadata/{OTHERS_WAITING}"),
+    Row("look below a folder's names", "get", f"{ONCE}/metadata/{WAITING}/below"),
+    Row("delete their path", "delete", f"{ONCE}/metadata/agent/gone", KV_READER),
+    Row("delete another agent's path", "delete", f"{ONCE}/metadata/{OTHERS_WAITING}"),
+    Row("set their metadata", "post", f"{ONCE}/metadata/{WAITING}", (), TAG),
+    Row("list one-time credentials", "list", f"{ONCE}/metadata/agent"),
+    Row("list the folders of one-time credentials", "list", f"{ONCE}/metadata"),
+    Row("read that mount's configuration", "get", f"{ONCE}/config", SETUP),
+    Row("change that mount's configuration", "post", f"{ONCE}/config", SETUP, {"cas_required": True}),
     Row("ask for its rights", "post", "sys/capabilities-self", AGENTS, {"paths": [f"{DATA}/{OURS}"]}),
     Row("look its token up", "get", "auth/token/lookup-self", ALL),
     Row("renew its token", "post", "auth/token/renew-self", ALL, {}),
@@ -263,6 +292,8 @@ TARGETS: dict[str, dict[str, Any]] = {
     "agent-own-prefix": {"prefix": "varmenne/a1"},
     "publisher": {"location": OURS_AT},
     "consumer": {"location": OURS_AT},
+    "credentials-kv-writer": {"mount": ONCE},
+    "credentials-kv-reader": {"mount": ONCE},
 }
 
 
@@ -297,6 +328,8 @@ def roles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Roles]:
         make_role(root, "stranger", policy_text("auditor"))
         for path in RECORDS:
             root.secrets.kv.v2.create_or_update_secret(path, {"certificate": path}, cas=0, mount_point=MOUNT)
+        for path in (WAITING, OTHERS_WAITING):
+            root.secrets.kv.v2.create_or_update_secret(path, {"a": "b"}, cas=0, mount_point=ONCE)
         yield Roles(server, root, clients)
         connection.close()
 
@@ -314,6 +347,7 @@ def test_who_may_do_what(roles: Roles, row: Row) -> None:
 def _state(root: Any) -> list[Any]:
     """What the refused operations could have changed."""
     paths = [f"{META}/{record}" for record in RECORDS] + [f"{MOUNT}/config", "sys/mounts", "sys/policies/acl/default"]
+    paths += [f"{ONCE}/metadata/{WAITING}", f"{ONCE}/metadata/{OTHERS_WAITING}", f"{ONCE}/config"]
     return [root.adapter.get(f"/v1/{path}")["data"] for path in paths]
 
 
@@ -322,6 +356,9 @@ def _mend(root: Any) -> None:
     for path in RECORDS:
         root.adapter.delete(f"/v1/{META}/{path}")
         root.secrets.kv.v2.create_or_update_secret(path, {"certificate": path}, cas=0, mount_point=MOUNT)
+    for path in (WAITING, OTHERS_WAITING):
+        root.adapter.delete(f"/v1/{ONCE}/metadata/{path}")
+        root.secrets.kv.v2.create_or_update_secret(path, {"a": "b"}, cas=0, mount_point=ONCE)
 
 
 def mutants(text: str) -> Iterator[tuple[str, str]]:
@@ -388,7 +425,7 @@ def test_policies_move_to_another_mount_and_prefix(name: str) -> None:
     text = policy_text(name, mount="certs/fi", prefix="team/a")
     paths = [line.split('"')[1] for line in text.splitlines() if line.startswith("path ")]
     assert len(paths) == policy_text(name).count("\npath ")
-    moved = ("certs/fi/data/team/a/", "certs/fi/metadata/team/a/", "certs/fi/config")
+    moved = ("certs/fi/data/team/a/", "certs/fi/metadata/team/a/", "certs/fi/config", "one-time/")
     assert all(path.startswith((*moved, "auth/", "sys/", "identity/")) for path in paths)
     assert any("certs/fi" in path for path in paths) is not name.startswith("credentials")
 

@@ -22,9 +22,12 @@ from varmenne.domain.secret import Secret
 from varmenne.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from varmenne.settings import VaultSettings
     from varmenne.vault.connection import Connection
     from varmenne.vault.handover import HandedOver
+    from varmenne.vault.one_time import Waiting
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -32,17 +35,26 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 VAULT = "vault:"
 """Begins a source that is a file with a wrapping token: the credentials themselves wait in Vault."""
 
+KV = "vault-kv:"
+"""Begins a source that is an address in Vault, where the agent's own login takes and erases them."""
+
 ENVIRONMENT = {"address": "ADDR", "ca_file": "CACERT", "namespace": "NAMESPACE"}
 """Setting → end of the variable by which Vault's (``VAULT_``) and OpenBao's (``BAO_``) own tools take it."""
 
 
-def obtain_later(app: App, source: str | None) -> Credentials | HandedOver:
+def obtain_later(app: App, source: str | None) -> Credentials | HandedOver | Waiting:
     """Return the credentials, or what opens them later where they wait in Vault, once it is known that they do.
 
     Raises:
         InputError: there is nobody to ask, the file cannot be read, or its contents cannot be used.
         VaultError: they do not wait in Vault any more, or it cannot be asked.
     """
+    if source is not None and source.startswith(KV):
+        from varmenne.vault.one_time import Waiting
+
+        in_kv = Waiting(source.removeprefix(KV), lambda: _agents_session(app))
+        in_kv.check()
+        return in_kv
     if source is None or not source.startswith(VAULT):
         return obtain(app, source)
     from varmenne.clock import system_clock
@@ -54,6 +66,19 @@ def obtain_later(app: App, source: str | None) -> Credentials | HandedOver:
     waiting = HandedOver(app.settings().vault, token, system_clock, lambda: _remove_spent(app, path))
     waiting.check()
     return waiting
+
+
+@contextlib.contextmanager
+def _agents_session(app: App) -> Iterator[Connection]:
+    """Open a session by the login of the settings, which may be signed in the token."""
+    from varmenne.clock import system_clock
+    from varmenne.vault.connection import Connection, Patience
+
+    settings = app.settings()
+    with app.parts(settings, notice=False) as parts:
+        connection = Connection(settings.vault, system_clock, Patience(), signer=parts.token.signer)
+        with contextlib.closing(connection):
+            yield connection
 
 
 def _remove_spent(app: App, path: Path) -> None:
@@ -111,6 +136,7 @@ def _ask(app: App) -> Credentials:
     epilog=f"""{EXAMPLE}Examples:
   varmenne credentials put --to handed-over
   varmenne credentials put --credentials mail.txt --to handed-over --hours 24
+  varmenne credentials put --credentials mail.txt --kv agent
   varmenne enroll --credentials vault:handed-over
 """
 )
@@ -127,6 +153,7 @@ def credentials() -> None:
 )
 @click.option("--credentials", "source", metavar="FILE", help="As `enroll` takes them; without it you are asked.")
 @click.option("--to", "file", type=FILE, metavar="FILE", help="Write the wrapping token to this new file, mode 0600.")
+@click.option("--kv", "folder", metavar="FOLDER", help="Put them into this folder of the KV mount one-time instead.")
 @click.option("--stdout", is_flag=True, help="Print the wrapping token instead. Whoever sees it can open them.")
 @click.option(
     "--hours", type=click.FloatRange(0.01, 336), default=336, show_default=True, help="How long they wait in Vault."
@@ -140,21 +167,38 @@ def credentials() -> None:
 @common_options
 @click.pass_obj
 def put(
-    app: App, *, source: str | None, file: Path | None, stdout: bool, hours: float, vault_token: str | None
+    app: App,
+    *,
+    source: str | None,
+    file: Path | None,
+    folder: str | None,
+    stdout: bool,
+    hours: float,
+    vault_token: str | None,
 ) -> None:
     """Wrap one-time credentials in Vault for exactly one reader, who needs the wrapping token that this gives.
 
     Nobody can read them without it, and after one reading they are gone. Bring the token's file to the agent by a way
     of its own; there: varmenne enroll --credentials vault:FILE
+
+    With --kv they wait in a KV mount instead, where the agent's own login takes and erases them. What is printed is no
+    secret; there: varmenne enroll --credentials vault-kv:one-time/FOLDER/NAME
     """
     from varmenne.clock import system_clock
     from varmenne.vault import private_file
     from varmenne.vault.handover import hand_over
+    from varmenne.vault.one_time import put_away
 
-    if (file is None) is not stdout:
-        raise click.UsageError("Give --to FILE, or --stdout.")
-    if source is not None and source.startswith(VAULT):
+    if [file is not None, folder is not None, stdout].count(True) != 1:
+        raise click.UsageError("Give one of --to FILE, --kv FOLDER and --stdout.")
+    if source is not None and source.startswith((VAULT, KV)):
         raise click.UsageError("They wait in Vault already.")
+    if folder is not None:
+        with contextlib.closing(_session(app, vault_token)) as connection:
+            address = KV + put_away(connection, obtain(app, source), folder, system_clock())
+        app.say(f"They wait in Vault, for 14 days at most. To spend them: varmenne enroll --credentials {address}")
+        app.emit({"address": address}, address)
+        return
     if file is not None:
         private_file.refuse_present(file)
     with contextlib.closing(_session(app, vault_token)) as connection:

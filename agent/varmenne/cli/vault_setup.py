@@ -112,8 +112,9 @@ def _target(
         InputError: there is no such policy, or a customer is named for one that is for all, or none for one, or a
             consumer for another policy than the consumer's.
     """
+    from varmenne.vault.one_time import MOUNT
     from varmenne.vault.policies import CONSUMER, FOR_ONE_CUSTOMER, POLICIES
-    from varmenne.vault.setup import OWN_PREFIX, Target
+    from varmenne.vault.setup import ONE_TIME, OWN_PREFIX, Target
 
     if policy not in POLICIES:
         raise InputError(f"There is no policy {policy!r}", next_step=f"Known here: {', '.join(POLICIES)}")
@@ -129,7 +130,7 @@ def _target(
     elif policy == OWN_PREFIX:
         name = f"varmenne-agent-{settings.vault.prefix.rpartition('/')[2]}"
     return Target(
-        mount=settings.vault.mount,
+        mount=MOUNT if policy in ONE_TIME else settings.vault.mount,
         prefix=settings.vault.prefix,
         policy=policy,
         role=role or name,

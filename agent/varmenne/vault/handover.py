@@ -47,12 +47,17 @@ def hand_over(
     credentials.refuse_expired(now)
     if credentials.valid_until is not None:
         ttl = min(ttl, credentials.valid_until - now)
+    return wrapping.wrap(connection, plain_values(credentials), max(1, int(ttl.total_seconds()))), now + ttl
+
+
+def plain_values(credentials: Credentials) -> dict[str, str]:
+    """Return credentials, password and all, as :func:`parse_credentials` reads them; for handing to Vault only."""
     values = {"transfer_id": str(credentials.transfer), "one_time_password": credentials.password.reveal()}
     if credentials.customer is not None:
         values["customer_id"] = credentials.customer
     if credentials.valid_until is not None:
         values["valid_until"] = credentials.valid_until.isoformat()
-    return wrapping.wrap(connection, values, max(1, int(ttl.total_seconds()))), now + ttl
+    return values
 
 
 class HandedOver:

@@ -20,6 +20,8 @@ POLICIES = (
     "auditor",
     "credentials-writer",
     "credentials-reader",
+    "credentials-kv-writer",
+    "credentials-kv-reader",
     "setup",
 )
 """Names of the policies, each a file ``NAME.hcl``."""

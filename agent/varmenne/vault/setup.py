@@ -33,6 +33,15 @@ TERMS: dict[str, object] = {
 }
 """Terms of every AppRole, times in seconds: short tokens, and no right but those of its one policy."""
 
+ONE_TIME = frozenset({"credentials-kv-writer", "credentials-kv-reader"})
+"""Policies for the mount of one-time credentials, instead of that of the records."""
+
+READER_ROLE = "varmenne-credentials-kv-reader"
+"""Name of the latter in Vault."""
+
+ONE_TIME_CONFIG: dict[str, object] = {"cas_required": True, "max_versions": 1, "delete_version_after": "336h0m0s"}
+"""That mount keeps nothing that was replaced, and nothing for longer than the 14 days of credentials."""
+
 OWN_PREFIX = "agent-own-prefix"
 AGENT_METADATA = "varmenne_agent"
 """Name in the entity's metadata by which ``agent-own-prefix.hcl`` finds the agent's prefix."""
@@ -253,13 +262,16 @@ def _mount_config(target: Target) -> Piece:
         found = _get(client, f"{target.mount}/config")
         if found is None:
             return None
-        return {**found, "max_versions": min(int(found.get("max_versions") or 0), MAX_VERSIONS)}
+        kept = int(found.get("max_versions") or 0)
+        return {**found, "max_versions": kept if target.policy in ONE_TIME else min(kept, MAX_VERSIONS)}
 
     def make(client: Any, changes: Mapping[str, object]) -> None:
         client.adapter.post(f"/v1/{target.mount}/config", json=dict(changes))
 
-    command = f"bao write {target.mount}/config cas_required=true max_versions={MAX_VERSIONS}"
-    wanted = {"cas_required": True, "max_versions": MAX_VERSIONS}
+    wanted: dict[str, object] = {"cas_required": True, "max_versions": MAX_VERSIONS}
+    if target.policy in ONE_TIME:
+        wanted = ONE_TIME_CONFIG
+    command = f"bao write {target.mount}/config {_words(wanted)}"
     return Piece(f"the configuration of {target.mount}", wanted, look, make, command)
 
 
@@ -304,7 +316,10 @@ def _role(target: Target) -> Piece:
     wanted: dict[str, object] = {**target.terms, "token_policies": [target.role]}
 
     def look(client: Any) -> Found:
-        return _get(client, path)
+        found = _get(client, path)
+        # An agent that takes one-time credentials out of KV has that policy too; it is given by hand, and stays.
+        also = [name for name in (found or {}).get("token_policies") or () if name != READER_ROLE]
+        return None if found is None else {**found, "token_policies": also or found.get("token_policies")}
 
     def make(client: Any, changes: Mapping[str, object]) -> None:
         client.adapter.post(f"/v1/{path}", json=dict(changes))
