@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -12,8 +13,10 @@ import click
 from varmenne import __version__
 from varmenne.cli.common import App
 from varmenne.cli.program import COMMANDS, INTERRUPTED, OUTPUT_LOST, PIPE_CLOSED, program
+from varmenne.domain.outlook import Reason
 from varmenne.domain.steps import BY_ORDER, ENDED, RENEWAL, STEPS, UPKEEP, State, Step
-from varmenne.errors import family
+from varmenne.errors import PersonNeeded, family
+from varmenne.monitoring.events import Event
 from varmenne.settings.reference import tables
 
 NOTE = "<!-- Written by scripts/docs from the code. Change the code, then run it again. -->\n\n"
@@ -167,7 +170,28 @@ def _troff(text: str) -> str:
     return "\n".join(f"\\&{line}" if line.startswith((".", "'")) else line for line in escaped.splitlines())
 
 
+def signals() -> str:
+    """Return the vocabulary of the log, and the reasons for which a person is needed."""
+    text = NOTE + (
+        "# Signals\n\nWhat [monitoring](../monitoring.md) is made from: the words of the log, and the reasons of "
+        "`varmenne status`.\n\n## Events\n\nEach has a line in the log and a counter, "
+        '`varmenne_events_total{event="…"}`.\n\n| event | level | what has happened |\n| --- | --- | --- |\n'
+    )
+    text += "".join(
+        f"| `{event}` | {logging.getLevelName(event.level).lower()} | {event.meaning} |\n" for event in Event
+    )
+    text += (
+        "\n## Reasons\n\nThe most urgent first. Those that need a person make `varmenne status` end with exit code "
+        f'{PersonNeeded.exit_code}, and are counted\nin `varmenne_attention{{reason="…"}}`, but for `trust`, which the '
+        "journal does not know.\n\n| reason | needs a person | meaning |\n| --- | --- | --- |\n"
+    )
+    return text + "".join(
+        f"| `{reason}` | {'yes' if reason.person else 'no'} | {reason.meaning} |\n" for reason in Reason
+    )
+
+
 PAGES = {
+    "docs/reference/signals.md": signals,
     "docs/reference/configuration.md": configuration,
     "docs/reference/exit-codes.md": exit_codes,
     "docs/reference/states.md": steps,

@@ -19,6 +19,7 @@ from prometheus_client import (
 
 from varmenne import __version__
 from varmenne.clock import Clock
+from varmenne.errors import ServiceError, TokenError, VarmenneError, VaultError, family
 from varmenne.measure import OK, Part
 from varmenne.monitoring.events import Event
 from varmenne.monitoring.survey import SurveyCollector
@@ -29,6 +30,14 @@ if TYPE_CHECKING:
 
 BUCKETS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 """Seconds. A signature takes milliseconds, a key seconds, and the service up to its time limit."""
+
+
+FAMILIES: dict[Part, type[VarmenneError]] = {
+    Part.TOKEN: TokenError,
+    Part.SERVICE: ServiceError,
+    Part.VAULT: VaultError,
+}
+"""Errors that are expected of each part: their counters begin at 0, since the first increase could not be seen else."""
 
 
 class Counts:
@@ -45,7 +54,7 @@ class Counts:
         )
         self._errors = Counter(
             "varmenne_call_errors",
-            "Calls that failed, by the class of the error.",
+            "Failed calls, by the class of the error.",
             ("part", "error"),
             registry=registry,
         )
@@ -60,6 +69,9 @@ class Counts:
         )
         for event in Event:
             self._events.labels(event.value)
+        for part, error in FAMILIES.items():
+            for cls in family(error):
+                self._errors.labels(part.value, cls.__name__)
 
     def called(self, part: Part, call: str, seconds: float, outcome: str) -> None:
         """Count a call."""
