@@ -11,9 +11,15 @@ from harness.stage import CUSTOMER, NAME, Listener, Stage, order_for
 from harness.years import DAY, IN_THE_WINDOW, Years
 from varmenne.clock import system_clock
 from varmenne.domain.enrollment import Enrollment
+from varmenne.domain.identifiers import Channel, CustomerId, Environment
+from varmenne.domain.keys import new_key_id
 from varmenne.domain.steps import Method, State
+from varmenne.enrollment.engine import Engine
 from varmenne.enrollment.enroll import enroll
-from varmenne.errors import ConfigError, NotFinished, StateError
+from varmenne.enrollment.facts import sha256
+from varmenne.enrollment.work import Work
+from varmenne.errors import ConfigError, InputError, NotFinished, StateError, VarmenneError
+from varmenne.journal import NewEnrollment
 from varmenne.service.interface import Operation
 
 MINUTE = timedelta(minutes=1)
@@ -191,6 +197,31 @@ def test_a_renewal_ends_with_the_certificate(years: Years) -> None:
     assert (old.state, renewal.state) == (State.ACTIVE, State.EXPIRED)
 
 
+def test_a_certificate_that_is_due_when_it_comes_is_renewed_at_once(years: Years) -> None:
+    """One that ends within sixty days when it is put to use does not wait a week for its first look."""
+    years.stage.aged(years.stage.order(CUSTOMER), timedelta(days=700))
+    agent = years.once()
+    assert [row.state for row in years.rows()] == [State.SUPERSEDED, State.ACTIVE]
+    assert agent.tally.errors == []
+
+
+def test_people_are_called_while_there_is_time(years: Years) -> None:
+    """A renewal that has failed for two weeks is told, with the order to place, six weeks before the end."""
+    first = years.first()
+    years.pass_by(timedelta(days=730 - 54))
+    years.stage.bench.state.fault("http-503", count=None)
+    told: list[int] = []
+    for day in range(20):
+        agent = years.once()
+        told += [day for error in agent.tally.errors if f"--replaces {first.id}" in error.next_step]
+        years.pass_by(DAY)
+    assert told
+    assert 13 <= min(told) <= 16
+    row = years.get(first)
+    assert row.problem is not None
+    assert "Order a new one" in row.problem["next_step"]
+
+
 def test_two_agents_share_the_work(years: Years) -> None:
     """Whoever comes first claims a row; each is renewed once."""
     rows = [_enrolled(years, f"000000{number}-1") for number in range(6)]
@@ -268,3 +299,38 @@ def _until(condition: object, seconds: float = 20) -> None:
     while not condition():  # type: ignore[operator]  # it is a function
         assert system_clock() < deadline
         time.sleep(0.02)
+
+
+@pytest.mark.parametrize("begun", [State.PREPARED, State.KEYED])
+def test_credentials_that_nobody_brings_come_to_their_end(years: Years, begun: State) -> None:
+    """After the 14 days an enrollment that never sent any is over, whoever looks; until then it waits in peace."""
+    if begun is State.PREPARED:
+        years.stage.configure(token={"pin": f"file:{years.stage.folder}/lost"})
+    with years.parts() as parts:
+        new = NewEnrollment(
+            environment=Environment.TEST,
+            channel=Channel.WS,
+            customer_id=CustomerId(CUSTOMER),
+            customer_name=None,
+            method=Method.API,
+            key_id=new_key_id(),
+            transfer_hash=sha256(b"12345678903"),
+            valid_until=parts.now + 14 * DAY,
+        )
+        row = parts.journal.add(new, parts.now, lease=MINUTE)
+        with pytest.raises(VarmenneError):
+            Engine(Work(parts), Listener()).walk(row, until=parts.now)
+    years.stage.configure()
+    (left,) = years.rows()
+    assert (left.state, left.due_at) == (begun, row.valid_until)
+    years.pass_by(13 * DAY)
+    assert years.once().tally.carried == 0
+    years.pass_by(2 * DAY)
+    keys = years.stage.keys()
+    agent = years.once()
+    (ended,) = years.rows()
+    assert (ended.state, ended.due_at, ended.owner) == (State.EXPIRED, None, None)
+    assert ended.problem is not None
+    assert "Order a new certificate" in ended.problem["next_step"]
+    assert [type(error) for error in agent.tally.errors] == [InputError]
+    assert (years.stage.keys(), years.stage.sent()) == (keys, 0)

@@ -180,8 +180,9 @@ def next_due(parts: Parts, row: Enrollment, target: State) -> datetime | None:
     if target is State.ACTIVE:
         wait = timedelta(days=settings.rehearse_days) * (0.9 + 0.2 * calendar.fraction(row.id))
         opens = calendar.renewal_opens(row, timedelta(days=settings.spread_days))
-        soonest = now + wait
-        return min(soonest, opens) if opens is not None and opens > now else soonest
+        if opens is None or (opens <= now and row.state is State.ACTIVE):  # It was looked at just now.
+            return now + wait
+        return max(now, min(now + wait, opens))
     if target is State.SUPERSEDED:
         return now + timedelta(days=settings.grace_days)
     if target is State.RETIRED and settings.destroy_after_days is not None:
