@@ -246,6 +246,31 @@ def test_resume_of_one_runs_its_own(hooks: Hooks) -> None:
     assert hooks.runs() == [f"{POST} reload"]
 
 
+def test_an_agent_runs_what_a_killed_command_has_left(hooks: Hooks) -> None:
+    """Nobody need know that there was a crash."""
+    hooks.write(POST, "reload")
+    file = hooks.stage.credentials_file(hooks.stage.order())
+    command = ("enroll", "--customer-id", CUSTOMER, "--credentials", file)
+    hooks.stage.command("after commit stored to active", *command, module="harness.killer")
+    assert hooks.runs() == []
+    assert hooks.stage.command("run", "--once", "--wait", "0").code == 0
+    assert hooks.runs() == [f"{POST} reload"]
+
+
+def test_a_slow_one_before_keeps_the_row(hooks: Hooks) -> None:
+    """While it runs, which may be long, no other process takes the enrollment for abandoned."""
+    hooks.stage.configure(hooks={"directory": str(hooks.folder), "timeout_seconds": 900.0})
+    mark = hooks.stage.folder / "running"
+    hooks.write(PRE, "slow", f"touch {mark}; sleep 1")
+    file = hooks.stage.credentials_file(hooks.stage.order())
+    with hooks.stage.start("enroll", "--customer-id", CUSTOMER, "--credentials", file) as process:
+        _until(mark.exists)
+        row = hooks.row()
+        assert row.due_at is not None
+        assert row.due_at - system_clock() > timedelta(seconds=900)
+        assert process.wait(30) == 0
+
+
 @pytest.mark.parametrize("event", [PRE, POST])
 def test_killed_while_a_hook_runs(hooks: Hooks, event: HookEvent) -> None:
     """Nobody knows how far it came, so it is run once more: one after, when its lease is over."""

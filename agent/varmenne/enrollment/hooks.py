@@ -55,9 +55,12 @@ def before_activation(work: Work, row: Enrollment) -> None:
     parts = work.parts
     settings, journal = parts.settings.hooks, parts.journal
     executables.refuse_unusable(settings)
+    found = executables.names(settings, HookEvent.PRE_ACTIVATE)
+    if not found:
+        return
     told = _facts(parts, row, HookEvent.PRE_ACTIVATE, {})
     before = {run.name: run for run in journal.hooks.of(row.id) if _same_activation(run, told)}
-    for name in executables.names(settings, HookEvent.PRE_ACTIVATE):
+    for name in found:
         earlier = before.get(name)
         if earlier is not None and earlier.outcome is HookOutcome.OK:
             continue
