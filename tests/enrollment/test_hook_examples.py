@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from harness.stage import CUSTOMER, Result, Stage
+from varmenne.cli.pull import pull
 from varmenne.domain.enrollment import Enrollment
 from varmenne.domain.hooks import HookEvent
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "hooks.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```sh\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL)
-PRE_NGINX, POST_NGINX, MAIL = BLOCKS
+PRE_NGINX, POST_NGINX, TELL, MAIL = BLOCKS
 
 
 @pytest.fixture
@@ -92,3 +95,36 @@ def test_a_mail_is_sent(stage: Stage, nginx: Path) -> None:
     assert f"Enrollment {row(stage).id}, channel ws, test" in body
     assert f"Certificate valid until: {not_after:%Y-%m-%d}" in body
     assert "Order a new one by: 20" in body
+
+
+def test_a_service_of_roots_is_told(stage: Stage, nginx: Path) -> None:
+    """The hook touches the file that the path unit watches, in the folder that is the agent's."""
+    folder = stage.folder / "hooks" / "post-activate"
+    write(folder / "10-nginx", TELL.replace("/run/varmenne", str(nginx)))
+    assert enroll(stage).code == 0
+    assert (nginx / "activated").exists()
+
+
+def test_the_units_satisfy_systemd(tmp_path: Path) -> None:
+    """Both, as they are shown, with the options that `pull` has; they watch what the hook touches."""
+    path, service = re.findall(r"^```ini\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL)
+    units = tmp_path / "usr/lib/systemd/system"
+    shutil.copytree("/usr/lib/systemd/system", units, symlinks=True)
+    (units / "varmenne-activated.path").write_text(path, encoding="utf-8")
+    (units / "varmenne-activated.service").write_text(service, encoding="utf-8")
+    program = tmp_path / "usr/local/bin/varmenne"
+    program.parent.mkdir(parents=True)
+    program.touch(mode=0o755)
+    command = ["systemd-analyze", "verify", "--man=no", f"--root={tmp_path}"]
+    done = subprocess.run(
+        [*command, "varmenne-activated.path", "varmenne-activated.service"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+    assert re.findall("PathChanged=(.*)", path) == re.findall("touch (.*)", TELL)
+    [words] = re.findall(r"^ExecStart=(.*\n.*)$", service, re.MULTILINE)
+    known = {option for parameter in pull.params for option in parameter.opts}
+    assert set(re.findall(r"--[a-z-]+", words)) <= known
