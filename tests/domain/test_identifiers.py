@@ -27,7 +27,7 @@ def test_limits_are_those_of_the_schema(kind: str) -> None:
     assert parse("Ä" * limit) == "Ä" * limit
     with pytest.raises(InputError, match=f"The {kind} is too long") as caught:
         parse("x" * (limit + 1))
-    assert caught.value.why == f"{limit + 1} characters, the service takes at most {limit}"
+    assert caught.value.why == f"{limit + 1} characters; at most {limit} are taken"
 
 
 @pytest.mark.parametrize("kind", PARSERS)

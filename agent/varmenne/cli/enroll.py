@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from varmenne.cli.common import EXAMPLE, App, common_options
-from varmenne.cli.options import channel_option, customer_options, one_of, order_of, wait_limit, wait_option
+from varmenne.cli.options import one_of, order_of, order_options, wait_limit, wait_option
 from varmenne.domain.identifiers import Environment, enrollment_id
 from varmenne.domain.steps import State
 from varmenne.errors import HookFailed, NotFinished, VarmenneError
@@ -21,20 +21,19 @@ if TYPE_CHECKING:
     epilog=f"""{EXAMPLE}Examples:
   varmenne enroll --customer-id 0123456-7 --customer-name 'Example Oy' --credentials mail.txt
   varmenne enroll --customer-id 0123456-7 --customer-name 'Example Oy'        (asks for the credentials)
+  varmenne enroll --replaces 20261124-7f3a9c21 --credentials mail.txt    (a new order for the same)
   pass show vero/order | varmenne enroll --customer-id 0123456-7 --credentials - --json
 """
 )
-@customer_options
-@channel_option
+@order_options
 @click.option("--environment", type=one_of(Environment), help="Must agree with the settings; a safeguard for scripts.")
 @click.option(
     "--credentials",
     metavar="FILE",
-    help="JSON, or `name: value` lines as in the mail; `-` reads standard input; `vault:FILE` opens what "
-    "`varmenne credentials put` handed over. Without it you are asked.",
+    help="JSON, or `name: value` lines as in the mail; `-` reads standard input; `vault:FILE` and `vault-kv:ADDRESS` "
+    "take what `varmenne credentials put` handed over. Without it you are asked.",
 )
 @click.option("--endpoint", metavar="URL", help="Another address of the service, such as a bench's.")
-@click.option("--replaces", metavar="ID", help="The enrollment whose certificate the new one takes the place of.")
 @wait_option
 @common_options
 @click.pass_obj
@@ -43,7 +42,7 @@ def enroll(
     *,
     customer_id: str | None,
     customer_name: str | None,
-    channel: str,
+    channel: str | None,
     environment: str | None,
     credentials: str | None,
     endpoint: str | None,
@@ -61,10 +60,9 @@ def enroll(
     from varmenne.cli.teller import Teller
     from varmenne.enrollment import enroll as use_case
 
-    settings = app.settings(environment, endpoint)
-    order = order_of(app, settings, customer=customer_id, name=customer_name, channel=channel, replaces=replaces)
-    given = obtain_later(app, credentials)
-    with app.parts(settings) as parts:
+    with app.parts(app.settings(environment, endpoint)) as parts:
+        order = order_of(app, parts, customer=customer_id, name=customer_name, channel=channel, replaces=replaces)
+        given = obtain_later(app, credentials)
         row = use_case.enroll(parts, Teller(app), order, given, wait=wait_limit(parts, wait))
         app.emit(*details(row))
 

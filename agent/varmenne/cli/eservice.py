@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from varmenne.cli.common import EXAMPLE, App, common_options
-from varmenne.cli.options import channel_option, customer_options, order_of
+from varmenne.cli.options import order_of, order_options, reserved
 from varmenne.domain.identifiers import enrollment_id
 from varmenne.errors import InputError, NotFinished
 
@@ -25,16 +23,21 @@ MAX_CERTIFICATE_FILE_BYTES = 256 * 1024
     epilog=f"""{EXAMPLE}Examples:
   varmenne csr --customer-id 0123456-7 --customer-name 'Example Oy' --out request.pem
   varmenne csr --customer-id 0123456-7 --channel sftp --out request.pem --json
+  varmenne csr --replaces 20261124-7f3a9c21 --out request.pem    (a new order for the same)
 """
 )
-@customer_options
-@channel_option
-@click.option("--replaces", metavar="ID", help="The enrollment whose certificate the new one takes the place of.")
+@order_options
 @click.option("--out", metavar="FILE", required=True, type=click.Path(path_type=Path), help="Where to write the CSR.")
 @common_options
 @click.pass_obj
 def csr(
-    app: App, *, customer_id: str | None, customer_name: str | None, channel: str, replaces: str | None, out: Path
+    app: App,
+    *,
+    customer_id: str | None,
+    customer_name: str | None,
+    channel: str | None,
+    replaces: str | None,
+    out: Path,
 ) -> None:
     """Make a key in the token and write a CSR for the e-service's form.
 
@@ -45,34 +48,13 @@ def csr(
     from varmenne.cli.teller import Teller
     from varmenne.enrollment import enroll as use_case
 
-    settings = app.settings()
-    order = order_of(app, settings, customer=customer_id, name=customer_name, channel=channel, replaces=replaces)
-    with _reserved(out), app.parts(settings) as parts:
+    with app.parts(app.settings()) as parts, reserved(out):
+        order = order_of(app, parts, customer=customer_id, name=customer_name, channel=channel, replaces=replaces)
         row = use_case.make_request(parts, Teller(app), order)
         _write(out, row)
     app.say(f"The CSR is in {out}. When you have the certificate: varmenne import {row.id} FILE")
     data, text = details(row)
     app.emit({**data, "out": str(out)}, text)
-
-
-@contextlib.contextmanager
-def _reserved(out: Path) -> Iterator[None]:
-    """Make a new, empty file before a key is made, and remove it again if what should be in it fails.
-
-    Raises:
-        InputError: there is something of that name, or it cannot be made.
-    """
-    try:
-        out.open("x").close()
-    except FileExistsError:
-        raise InputError(f"{out} exists already", next_step="Name another file; nothing is overwritten") from None
-    except OSError as exc:
-        raise InputError(f"{out} cannot be written", why=exc.strerror or str(exc)) from exc
-    try:
-        yield
-    except BaseException:
-        out.unlink(missing_ok=True)
-        raise
 
 
 def _write(out: Path, row: Enrollment) -> None:

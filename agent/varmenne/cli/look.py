@@ -11,7 +11,7 @@ from varmenne.cli.common import EXAMPLE, App, common_options
 from varmenne.cli.options import one_of
 from varmenne.domain.forms import iso
 from varmenne.domain.hooks import HookOutcome
-from varmenne.domain.identifiers import enrollment_id
+from varmenne.domain.identifiers import Channel, enrollment_id
 from varmenne.domain.outlook import prospect
 from varmenne.domain.steps import Method, State, StepName, step_from
 
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from varmenne.domain.enrollment import Enrollment
     from varmenne.domain.hooks import HookRun
 
+
+USER_TO_COME = (
+    "not known yet: it comes by mail to the technical contact within 24 hours; then: varmenne sftp set-user {} USER"
+)
 
 AHEAD = ("renewal_due", "order_by", "failing_since")
 """What `show` tells of a certificate in use, besides its row."""
@@ -62,6 +66,9 @@ def details(row: Enrollment) -> tuple[dict[str, object], str]:
         "retrieval_id": row.retrieval_id,
         "serial_number": row.serial_number,
         "not_before": _time(row.not_before),
+        "usable_from": _time(row.usable_from),
+        "sftp_user": row.sftp_user,
+        "contact": row.contact,
         "vault_path": row.vault_path,
         "vault_version": row.vault_version,
         "csr": row.csr,
@@ -75,6 +82,8 @@ def details(row: Enrollment) -> tuple[dict[str, object], str]:
     lines += [f"{'deviation':>24}  {sentence}" for sentence in (row.custody or {}).get("deviations", ())]
     if row.problem is not None:
         lines += [f"{name.replace('_', ' '):>24}  {text}" for name, text in row.problem.items() if text]
+    if row.channel is Channel.SFTP and row.state is State.ACTIVE and row.sftp_user is None:
+        lines.append(f"{'sftp user':>24}  {USER_TO_COME.format(row.id)}")
     if next_words := what_next(row):
         lines.append(f"{'next':>24}  {next_words}")
     return data, "\n".join(lines)

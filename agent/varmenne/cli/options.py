@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
     from varmenne.cli.common import App
     from varmenne.enrollment.enroll import Order
     from varmenne.enrollment.parts import Parts
-    from varmenne.settings import Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -43,37 +44,64 @@ wait_option = click.option(
 )
 
 
-def customer_options(command: F) -> F:
-    """Add the options that name the customer."""
-    command = click.option("--customer-name", metavar="NAME", help="The customer's name, as in the order.")(command)
-    return click.option(
-        "--customer-id", metavar="ID", help="Business ID or other customer ID; otherwise the settings' customer."
-    )(command)
+def order_options(command: F) -> F:
+    """Add the options that tell what is ordered; :func:`order_of` fills in what is left out."""
+    for option in (
+        click.option(
+            "--replaces",
+            metavar="ID",
+            help="The enrollment whose certificate the new one takes the place of. Customer, name and channel are "
+            "its own, unless given.",
+        ),
+        click.option(
+            "--channel",
+            type=one_of(ids.Channel),
+            help="What the certificate is for: Web Service or SFTP, as ordered; otherwise that of --replaces, or ws.",
+        ),
+        click.option("--customer-name", metavar="NAME", help="The customer's name, as in the order."),
+        click.option(
+            "--customer-id",
+            metavar="ID",
+            help="Business ID or other customer ID; otherwise that of --replaces, or the settings' customer.",
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 def order_of(
-    app: App, settings: Settings, *, customer: str | None, name: str | None, channel: str, replaces: str | None
+    app: App, parts: Parts, *, customer: str | None, name: str | None, channel: str | None, replaces: str | None
 ) -> Order:
-    """Parse what a person gave into an order; the settings fill in the customer where none is named.
+    """Parse what a person gave into an order.
+
+    What is not given is taken from the enrollment to be replaced, since an old order is the template of the new one,
+    then from the settings. Whether all of it fits the certificate that is replaced, the use case sees.
 
     Raises:
         InputError: a value breaks the service's limits, or there is no customer.
     """
-    from varmenne.enrollment.enroll import Order
+    from varmenne.enrollment.enroll import Order, template
 
+    home = parts.settings.customer
+    old = None if replaces is None else template(parts, ids.enrollment_id(replaces))
+    unnamed = customer is None
     if customer is None:
-        if not settings.customer.id:
+        customer = home.id if old is None else old.customer_id
+        if not customer:
             raise InputError(
                 "No customer is named", next_step="Give --customer-id, or set `customer.id` in the settings"
             )
-        customer, name = settings.customer.id, name or settings.customer.name or None
+    if name is None and old is not None and old.customer_id == customer:
+        name = old.customer_name
+    if name is None and unnamed and home.id == customer:
+        name = home.name or None
     order = Order(
         customer=ids.customer_id(customer),
         name=None if name is None else ids.customer_name(name),
-        channel=ids.Channel(channel),
+        channel=ids.Channel(channel or (ids.Channel.WS if old is None else old.channel)),
         replaces=None if replaces is None else ids.enrollment_id(replaces),
     )
-    if settings.environment is ids.Environment.PRODUCTION and ids.business_id_looks_wrong(customer):
+    if parts.settings.environment is ids.Environment.PRODUCTION and ids.business_id_looks_wrong(customer):
         app.warn(f"{customer} looks like a business ID, but its check digit is wrong.")
     return order
 
@@ -81,6 +109,26 @@ def order_of(
 def wait_limit(parts: Parts, wait: float | None) -> timedelta:
     """Return how long to wait for the certificate: as given, or as the settings say."""
     return timedelta(seconds=parts.settings.service.wait_limit_seconds if wait is None else wait)
+
+
+@contextlib.contextmanager
+def reserved(out: Path) -> Iterator[None]:
+    """Make a new, empty file and remove it again if what should be in it fails.
+
+    Raises:
+        InputError: there is something of that name, or it cannot be made.
+    """
+    try:
+        out.open("x").close()
+    except FileExistsError:
+        raise InputError(f"{out} exists already", next_step="Name another file; nothing is overwritten") from None
+    except OSError as exc:
+        raise InputError(f"{out} cannot be written", why=exc.strerror or str(exc)) from exc
+    try:
+        yield
+    except BaseException:
+        out.unlink(missing_ok=True)
+        raise
 
 
 def confirmed(given: str | None, wanted: str, consequence: str) -> None:

@@ -47,6 +47,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "list": ("look", "List the enrollments."),
     "show": ("look", "Show one enrollment with all that is known of it."),
     "history": ("look", "Show every transition of one enrollment."),
+    "sftp": ("people", "Note the user ID of an SFTP channel."),
+    "contact": ("people", "Note who the technical contact person of a certificate is."),
     "hooks": ("hooks", "Look at your hooks, try them, and run again those that failed."),
     "journal": ("journal", "Show, check, back up and restore the journal, which remembers every step."),
     "trust": ("trust", "Bring trust anchors in, look at them, take them out."),
@@ -60,8 +62,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 IF_INTERRUPTED = {
     **dict.fromkeys(
-        ("enroll", "csr", "import", "resume", "resolve", "renew", "activate", "retire"),
+        ("enroll", "csr", "import", "resume", "resolve", "renew"),
         "What was done is safe; `varmenne resume --all` goes on.",
+    ),
+    **dict.fromkeys(
+        ("activate", "retire", "sftp", "contact"), "What was done is safe; the same command again does the rest."
     ),
     **dict.fromkeys(("doctor", "status", "list", "show", "history", "rehearse"), "Nothing was changed."),
 }

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from varmenne.cli.common import EXAMPLE, App, common_options
-from varmenne.cli.options import wait_limit, wait_option
+from varmenne.cli.options import reserved, wait_limit, wait_option
 from varmenne.domain.check import Verdict
 from varmenne.domain.identifiers import enrollment_id
 from varmenne.domain.steps import State
@@ -28,11 +29,16 @@ if TYPE_CHECKING:
 )
 @click.argument("enrollment", metavar="ID")
 @click.option("--dry-run", is_flag=True, help="Build, sign with the live key and verify a request; send nothing.")
-@click.option("--request-out", metavar="FILE", help="With --dry-run: write that request to a new file.")
+@click.option(
+    "--request-out",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="With --dry-run: write that request to a new file.",
+)
 @wait_option
 @common_options
 @click.pass_obj
-def renew(app: App, *, enrollment: str, dry_run: bool, request_out: str | None, wait: float | None) -> None:
+def renew(app: App, *, enrollment: str, dry_run: bool, request_out: Path | None, wait: float | None) -> None:
     """Renew the certificate in use: a new key, and a request that the present key signs in the token.
 
     The service takes it from 60 days before the certificate's end. Nothing is used up by it, so it goes on where it was
@@ -53,22 +59,37 @@ def renew(app: App, *, enrollment: str, dry_run: bool, request_out: str | None, 
         app.emit(*details(row))
 
 
-def _dry_run(app: App, parts: Parts, row: Enrollment, out: str | None) -> None:
+def _dry_run(app: App, parts: Parts, row: Enrollment, out: Path | None) -> None:
     """Make a request with the live key alone, verify it, and write it where it is wanted."""
     from varmenne.enrollment import facts
     from varmenne.enrollment.rehearsal import rehearsed_request
 
     facts.refuse_other_environment(parts.settings, row)
-    document = rehearsed_request(parts, row)
-    if out is not None:
-        try:
-            with Path(out).open("xb") as file:
-                file.write(document)
-        except OSError as exc:
-            raise InputError(f"The file {out} cannot be written", why=exc.strerror or str(exc)) from exc
-    data = {"id": row.id, "bytes": len(document), "sha256": facts.sha256(document), "request": out, "sent": False}
+    with contextlib.nullcontext() if out is None else reserved(out):
+        document = rehearsed_request(parts, row)
+        if out is not None:
+            _write(out, document)
+    data = {
+        "id": row.id,
+        "bytes": len(document),
+        "sha256": facts.sha256(document),
+        "request": None if out is None else str(out),
+        "sent": False,
+    }
     where = f" The request is in {out}." if out else ""
     app.emit(data, f"A request was signed by the live key and verified. Nothing was sent.{where}")
+
+
+def _write(out: Path, document: bytes) -> None:
+    """Write the request.
+
+    Raises:
+        InputError: that failed.
+    """
+    try:
+        out.write_bytes(document)
+    except OSError as exc:
+        raise InputError(f"{out} cannot be written", why=exc.strerror or str(exc)) from exc
 
 
 @click.command(

@@ -27,8 +27,10 @@ MAX_LENGTH = {
     "transfer ID": 32,
     "RetrievalId": 32,
     "one-time password": 16,
+    "SFTP user ID": 64,
+    "technical contact": 200,
 }
-"""Longest values that the service's schema allows, in characters."""
+"""Longest values, in characters: those that the service's schema allows; the last two never go there, and are ours."""
 
 _ENROLLMENT_ID = re.compile(r"[0-9]{8}-[0-9a-f]{8}")
 _LABEL_PREFIX = "varmenne-"
@@ -56,7 +58,7 @@ class Channel(StrEnum):
 
 
 def checked_text(kind: str, value: str) -> str:
-    """Return ``value`` if the service's schema would accept it as ``kind``, a key of :data:`MAX_LENGTH`.
+    """Return ``value`` if it can be a ``kind``, a key of :data:`MAX_LENGTH`, as the service's schema has it.
 
     Raises:
         InputError: the value is empty, too long, has surrounding blanks or control characters. The message never
@@ -66,7 +68,7 @@ def checked_text(kind: str, value: str) -> str:
     if not value:
         raise InputError(f"The {kind} is empty")
     if len(value) > limit:
-        raise InputError(f"The {kind} is too long", why=f"{len(value)} characters, the service takes at most {limit}")
+        raise InputError(f"The {kind} is too long", why=f"{len(value)} characters; at most {limit} are taken")
     if value != value.strip():
         raise InputError(f"The {kind} begins or ends with a blank", next_step="Remove the blank and try again")
     if any(not char.isprintable() for char in value):
@@ -96,6 +98,25 @@ def transfer_id(value: str) -> TransferId:
 def retrieval_id(value: str) -> RetrievalId:
     """Parse the RetrievalId that the service gives for fetching a certificate, 1 to 32 characters."""
     return RetrievalId(checked_text("RetrievalId", value))
+
+
+def sftp_user(value: str) -> str:
+    """Parse the user ID of an SFTP channel, 1 to 64 characters without blanks.
+
+    It is put on command lines of SSH, so it cannot be one of their options.
+    """
+    checked_text("SFTP user ID", value)
+    if value.startswith("-") or " " in value:
+        raise InputError(
+            "The SFTP user ID begins with a hyphen or holds a blank",
+            next_step="Compare it with the mail that brought it",
+        )
+    return value
+
+
+def contact(value: str) -> str:
+    """Parse the name and address of a technical contact person, one line of 1 to 200 characters."""
+    return checked_text("technical contact", value)
 
 
 def business_id_looks_wrong(value: str) -> bool:

@@ -53,6 +53,11 @@ class Order:
     replaces: EnrollmentId | None = None
 
 
+def template(parts: Parts, replaces: EnrollmentId) -> Enrollment | None:
+    """Return the enrollment that a new order is to be like; ``None`` if it is another installation's."""
+    return parts.journal.get(replaces) if _known(parts, replaces) else None
+
+
 def enroll(parts: Parts, progress: Progress, order: Order, credentials: Given, *, wait: timedelta) -> Enrollment:
     """Get a certificate with one-time credentials, from the key's birth to the record in Vault.
 
