@@ -21,7 +21,7 @@ from varmenne.domain.steps import Method, State, StepName
 from varmenne.enrollment import facts, hooks
 from varmenne.enrollment.preflight import probe_name
 from varmenne.enrollment.revoked import look_up
-from varmenne.enrollment.submission import renew, renewed, settle, sign_csr, sign_renewal_csr, submit
+from varmenne.enrollment.submission import lapsed, renew, renewed, settle, sign_csr, sign_renewal_csr, submit
 from varmenne.enrollment.upkeep import destroy, retire, tend
 from varmenne.enrollment.work import Outcome, Work, verified
 from varmenne.errors import (
@@ -50,7 +50,12 @@ NO_ANSWER = frozenset({"size", "encoding", "xml", "doctype", "envelope", "fault"
 
 
 def generate(work: Work, row: Enrollment) -> Outcome:
-    """Make the key in the token, or find the one that an earlier try made there, and keep what was read back."""
+    """Make the key in the token, or find the one that an earlier try made there, and keep what was read back.
+
+    There is no use for a key whose credentials are over.
+    """
+    if (end := lapsed(work, row)) is not None:
+        return end
     key = work.parts.token.generate(row.key_id, row.key_label)
     for deviation in key.deviations:
         work.warn(deviation)
@@ -183,13 +188,14 @@ def store(work: Work, row: Enrollment) -> Outcome:
 def activate(work: Work, row: Enrollment) -> Outcome:
     """Publish it as the current certificate of its customer and channel; the engine supersedes the one before it.
 
-    Where another one is in use, that waits until the far end takes the new one, and for a window.
+    Where another one is in use and valid, that waits until the far end takes the new one, and for a window.
     """
     in_use = [
         old for old in work.parts.journal.current(row.environment, row.customer_id, row.channel) if old.id != row.id
     ]
     _refuse_pushed_aside(work, row, in_use)
-    due = _activation(work, row) if in_use and not work.at_once else work.parts.now
+    gap = not any(old.not_after is not None and old.not_after > work.parts.now for old in in_use)
+    due = work.parts.now if gap or work.at_once else _activation(work, row)
     if due > work.parts.now:
         told = f"it is put to use from {due:%Y-%m-%d %H:%M} UTC; at once: varmenne activate {row.id}"
         return Outcome(row.state, told=told, wait=due - work.parts.now)

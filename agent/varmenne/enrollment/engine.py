@@ -142,7 +142,7 @@ class Engine:
         """Give the row back where it has come as far as it goes; an end has given it back already."""
         if self._row.owner is None:
             return self._row
-        return self._parts.journal.release(self._row, self._parts.now, due_at=self._upkeep_due())
+        return self._parts.journal.release(self._row, self._parts.now, due_at=self._last_due())
 
     def _upkeep(self, step: Step) -> None:
         """Take the one step that an end may still have."""
@@ -317,11 +317,16 @@ class Engine:
             return told if isinstance(told, datetime) else None
         if isinstance(exc, (Transient, KeyboardInterrupt)):
             return now + back_off(tries - 1, self._row.id)
-        return now + UNATTENDED_DELAY if self._unattended else self._upkeep_due()
+        return now + UNATTENDED_DELAY if self._unattended else self._last_due()
 
-    def _upkeep_due(self) -> datetime | None:
-        """Return when the upkeep of a certificate in use is due again after its act failed; else never by itself."""
-        return next_due(self._parts, self._row, self._row.state) if self._row.state in UPKEEP else None
+    def _last_due(self) -> datetime | None:
+        """Return when to look again at a row at which nothing goes on by itself; ``None``: never.
+
+        The upkeep of a certificate comes again, and credentials that are never sent come to their end.
+        """
+        if self._row.state in UPKEEP:
+            return next_due(self._parts, self._row, self._row.state)
+        return self._row.valid_until if self._row.state in {State.PREPARED, State.KEYED} else None
 
 
 def next_step(row: Enrollment) -> Step | None:

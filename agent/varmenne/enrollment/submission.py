@@ -33,13 +33,20 @@ from varmenne.service.error_codes import Kind, advice
 from varmenne.service.interface import Operation
 
 
+def lapsed(work: Work, row: Enrollment) -> Outcome | None:
+    """Return the end of an enrollment whose credentials are over, and were never sent; ``None`` while they are not."""
+    if row.valid_until is None or row.valid_until > work.parts.now:
+        return None
+    return Outcome(State.EXPIRED, error=facts.credentials_expired(row))
+
+
 def sign_csr(work: Work, row: Enrollment) -> dict[str, Any] | Outcome:
     """Before the wire: check that there is something to send, and sign the CSR. Its result is committed as intent.
 
     An enrollment whose credentials were never sent and are over has ended.
     """
-    if row.valid_until is not None and row.valid_until <= work.parts.now:
-        return Outcome(State.EXPIRED, error=facts.credentials_expired(row))
+    if (end := lapsed(work, row)) is not None:
+        return end
     if work.credentials is None:
         raise NotFinished(
             f"Enrollment {row.id} needs its one-time credentials",
