@@ -98,6 +98,16 @@ CASES: dict[str, tuple[Reason | None, str, list[Enrollment]]] = {
         "",
         [_active(rehearsal={"at": "2026-11-23T00:00:00Z", "ok": True, "failed": {}})],
     ),
+    "the renewal cannot be begun": (
+        Reason.BLOCKED,
+        f"varmenne rehearse {FIRST}",
+        [_active(50 * DAY, problem={**LASTING, "kind": "PinError"})],
+    ),
+    "the renewal could not be begun an hour ago": (
+        None,
+        "",
+        [_active(50 * DAY, problem=PASSING, updated_at=NOW - DAY / 24)],
+    ),
     "the SFTP user is not known": (Reason.SFTP_USER, f"sftp set-user {FIRST}", [_active(channel=Channel.SFTP)]),
     "the SFTP user is known": (None, "", [_active(channel=Channel.SFTP, sftp_user="u1")]),
     "uncertain": (Reason.UNCERTAIN, f"varmenne resolve {FIRST}", [_row(State.UNCERTAIN)]),

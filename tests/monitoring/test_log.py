@@ -8,9 +8,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
+import varmenne
 from harness.stage import Stage
 from harness.years import Years
 from varmenne.domain.secret import Secret
@@ -41,6 +43,15 @@ def test_every_state_has_an_event_of_its_name() -> None:
     """What an enrollment reaches is told in the word that the journal has for it."""
     assert {state.value for state in State} <= {event.value for event in Event}
     assert len({event.meaning for event in Event}) == len(Event)
+
+
+def test_every_event_is_told_somewhere() -> None:
+    """A vocabulary with words that nobody says would promise what does not come."""
+    agent = Path(varmenne.__file__).parent
+    text = "".join(path.read_text() for path in sorted(agent.rglob("*.py")) if path.name != "events.py")
+    said = {event for event in Event if f"Event.{event.name}" in text}
+    assert {event.value for event in set(Event) - said} <= {state.value for state in State}
+    assert "REACHED[row.state]" in text
 
 
 def test_no_other_word_can_be_an_event() -> None:

@@ -247,7 +247,21 @@ def _cause(row: Enrollment) -> str:
 
 
 def _active(row: Enrollment, view: _View) -> Iterator[Concern]:
-    """The certificate in use: how long it lasts, and whether its renewal will succeed."""
+    """The certificate in use: what lies before it, and what fails that nothing else tells of."""
+    told = [*_in_use(row, view)]
+    yield from told
+    told_of = any(one.reason is not Reason.SFTP_USER for one in told)
+    if row.problem is not None and not told_of and not _may_pass(row, row.updated_at, view.now):
+        yield _of(row, Reason.BLOCKED, f"its upkeep fails{_why(row)}", f"varmenne rehearse {row.id}", row.updated_at)
+
+
+def _may_pass(row: Enrollment, since: datetime, now: datetime) -> bool:
+    """Tell whether a row's problem may still pass by itself."""
+    return (row.problem or {}).get("kind") in _MAY_PASS and now - since <= PATIENCE
+
+
+def _in_use(row: Enrollment, view: _View) -> Iterator[Concern]:
+    """How long the certificate in use lasts, and whether its renewal will succeed."""
     before, now = view.prospect(row), view.now
     anew = f"Order it in the e-service, then: varmenne enroll --replaces {row.id} --credentials FILE"
     if row.not_after is not None and row.not_after <= now:
@@ -303,7 +317,7 @@ def _unfinished(row: Enrollment, view: _View) -> Iterator[Concern]:
         yield _of(row, Reason.STAGED, told, f"At once: varmenne activate {row.id}", row.due_at)
     elif row.method is Method.RENEWAL and row.state in {State.PREPARED, State.KEYED, State.SUBMITTING}:
         return  # The certificate that it renews tells it.
-    elif problem and (problem.get("kind") not in _MAY_PASS or view.now - row.created_at > PATIENCE):
+    elif problem and not _may_pass(row, row.created_at, view.now):
         yield _of(
             row, Reason.BLOCKED, f"it is {row.state}, and does not get on{_why(row)}", f"varmenne resume {row.id}"
         )

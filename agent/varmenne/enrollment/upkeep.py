@@ -20,6 +20,7 @@ from varmenne.enrollment.rehearsal import rehearse, told
 from varmenne.enrollment.work import Outcome, Work
 from varmenne.errors import ChecksFailed, InputError, StateError, VaultDenied
 from varmenne.journal import NewEnrollment
+from varmenne.monitoring.events import Event, log_event
 
 if TYPE_CHECKING:
     from varmenne.enrollment.parts import Parts
@@ -108,7 +109,9 @@ def begin(parts: Parts, row: Enrollment) -> Enrollment:
         sftp_user=row.sftp_user,
         contact=row.contact,
     )
-    return parts.journal.add(new, parts.now, lease=FIRST_LEASE)
+    begun = parts.journal.add(new, parts.now, lease=FIRST_LEASE)
+    log_event(Event.PREPARED, begun, replaces=row.id)
+    return begun
 
 
 def late(parts: Parts, row: Enrollment, renewal: Enrollment) -> StateError | None:

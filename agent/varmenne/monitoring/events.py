@@ -56,14 +56,12 @@ class Event(StrEnum):
     ATTENTION = "attention", ERROR, "a person is needed"
 
     # Upkeep.
-    RENEWAL_BEGUN = "renewal-begun", INFO, "the renewal of a certificate has begun"
-    REHEARSED = "rehearsed", INFO, "everything that a renewal needs was tried, and is there"
     REHEARSAL_FAILED = "rehearsal-failed", ERROR, "the renewal would not succeed today"
     HOOK_DONE = "hook-done", INFO, "a hook ended well"
     HOOK_FAILED = "hook-failed", WARNING, "a hook failed, or took too long"
 
     # The states of an enrollment.
-    PREPARED = "prepared", INFO, "an enrollment has begun"
+    PREPARED = "prepared", INFO, "the renewal of a certificate has begun"
     KEYED = "keyed", INFO, "its key is in the token"
     SUBMITTING = "submitting", INFO, "its request is about to be sent"
     ACCEPTED = "accepted", INFO, "the service has accepted the request"
