@@ -79,6 +79,15 @@ class Meddler:
     address: str
     faults: list[Fault] = field(default_factory=list)
     seen: list[tuple[str, str]] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def due(self, method: str) -> Fault | None:
+        """Take the next fault for a request's method; who is in a loop of redirects stays there."""
+        with self.lock:
+            fault = next((fault for fault in self.faults if fault.method == method), None)
+            if fault is not None and fault.how != "redirect":
+                self.faults.remove(fault)
+            return fault
 
     def settings(self, settings: VaultSettings, **changes: Any) -> VaultSettings:
         """Return settings that lead through the proxy."""
@@ -117,13 +126,11 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         meddler = self.server.meddler
         meddler.seen.append((self.command, self.path))
-        fault = next((fault for fault in meddler.faults if fault.method == self.command), None)
+        fault = meddler.due(self.command)
         if fault is None:
             return self._answer(*self._ask(body))
         if fault.executed:
             self._ask(body)
-        if fault.how != "redirect":  # Once in a loop, always in the loop.
-            meddler.faults.remove(fault)
         if isinstance(fault.how, int):
             return self._answer(fault.how, b'{"errors":["spoiled"]}')
         if fault.how == "redirect":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import resource
 import threading
@@ -16,14 +17,18 @@ from varmenne.clock import system_clock
 from varmenne.domain.identifiers import Channel, CustomerId, Environment
 from varmenne.testbench.openbao import OpenBaoServer, provision
 from varmenne.vault import CertificateStore, Location, Patience
+from vault.conftest import Fault, Meddler
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from harness.openbao import Vault
 
 WORKERS = 4
 EACH = 125
 RECORD = {"certificate": "one", "enrollment": "20261124-00000001", "not_before": "2026-11-24T00:00:00Z"}
 PATIENCE = Patience(attempts=60, longest_wait_seconds=2, total_seconds=120)
+QUICK = Patience(attempts=60, first_wait_seconds=0.02, longest_wait_seconds=0.2, total_seconds=120)
 
 
 def place(name: str) -> Location:
@@ -60,6 +65,51 @@ def test_a_full_audit_disk_doubles_nothing(tmp_path: Path, caplog: pytest.LogCap
                 assert list(found["versions"]) == ["1"]
     assert any("trying again" in text for text in told)
     assert any("An earlier try has written" in text for text in told)
+
+
+@pytest.mark.long
+def test_five_hundred_records_through_a_bad_line(vault: Vault, meddler: Meddler) -> None:
+    """Hundreds of requests and answers are lost or spoiled on the way: every record is there once, as it was sent."""
+    settings, done = meddler.settings(vault.settings), threading.Event()
+    kinds = [Fault("POST", how, executed) for how in ("drop", 500, 503) for executed in (True, False)]
+
+    def spoil() -> None:
+        for fault in itertools.cycle(kinds):
+            if done.wait(0.04):
+                return
+            if not meddler.faults:
+                meddler.faults.append(fault)
+
+    def work(number: int) -> dict[str, int]:
+        told = {}
+        with CertificateStore(settings, clock=system_clock, patience=QUICK) as store:
+            store.read(place("nothing"))  # A login that may have been carried out is not repeated: it comes first.
+            ready.wait(60)
+            for count in range(EACH):
+                name = f"{number}-{count}"
+                told[name] = store.publish(
+                    place(name), RECORD | {"certificate": name}, operation=name, expected_version=0
+                )
+        return told
+
+    ready = threading.Barrier(WORKERS + 1)
+    spoiling = threading.Thread(target=spoil)
+    with ThreadPoolExecutor(WORKERS) as pool:
+        running = [pool.submit(work, number) for number in range(WORKERS)]
+        ready.wait(60)
+        spoiling.start()
+        books = {name: version for future in running for name, version in future.result().items()}
+        done.set()
+        spoiling.join()
+        meddler.faults.clear()
+    writes = [path for method, path in meddler.seen if method == "POST" and "/data/" in path]
+    assert len(writes) > len(books) + 20, "many had to be sent again"
+    for name, version in books.items():
+        path, mount = place(name).path, settings.mount
+        found = vault.root.secrets.kv.v2.read_secret_version(path, mount_point=mount, raise_on_deleted_version=True)
+        assert found["data"]["metadata"]["version"] == version == 1
+        assert found["data"]["data"]["certificate"] == name
+    assert len(books) == WORKERS * EACH
 
 
 @pytest.mark.long
