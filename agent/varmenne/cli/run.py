@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from varmenne.errors import InputError, VarmenneError
 if TYPE_CHECKING:
     from varmenne.enrollment.agent import Agent
     from varmenne.monitoring.exposure import Exposure
+    from varmenne.settings import Settings
 
 LONGEST_TICK = 3600.0
 """Seconds within which the agent looks after itself, where no service manager wants to hear of it more often."""
@@ -70,7 +72,14 @@ def run(app: App, *, once: bool, wait: float) -> None:
 
 def _once(app: App, agent: Agent, wait: float) -> None:
     """Do what is due, tell how much that was, and end with the exit code of what needs a person most."""
-    with _signals({signal.SIGTERM: agent.stop}):
+    import msgspec
+
+    # Of the metrics, only the file outlives the command; the socket may be that of an agent that runs beside it.
+    metrics = msgspec.structs.replace(agent.settings.metrics, listen="")
+    with (
+        _metrics(msgspec.structs.replace(agent.settings, metrics=metrics)),
+        _signals({signal.SIGTERM: agent.stop}),
+    ):
         agent.once(timedelta(seconds=wait))
     tally = agent.tally
     done = {"carried": tally.carried, "waiting": tally.waiting, "failed": len(tally.errors)}
@@ -83,12 +92,7 @@ def _once(app: App, agent: Agent, wait: float) -> None:
 
 def _serve(app: App, agent: Agent) -> None:
     """Be a service until told to stop."""
-    from pathlib import Path
-
-    from varmenne.clock import system_clock
-    from varmenne.journal import Journal
     from varmenne.monitoring.events import Event, log_event
-    from varmenne.monitoring.exposure import exposed
     from varmenne.notify import ALIVE, READY, STOPPING, notify, watchdog_seconds
 
     settings = agent.settings
@@ -98,12 +102,9 @@ def _serve(app: App, agent: Agent) -> None:
         reload_wanted.set()
         agent.wake.wake()
 
-    def open_journal() -> Journal:
-        return Journal(Path(settings.state_dir), settings.journal)
-
     seconds = watchdog_seconds()
     wanted = {signal.SIGTERM: agent.stop, signal.SIGINT: agent.stop, signal.SIGHUP: ask_to_reload}
-    with exposed(settings, open_journal, system_clock) as exposure, _signals(wanted):
+    with _metrics(settings) as exposure, _signals(wanted):
 
         def tick() -> float:
             if reload_wanted.is_set():
@@ -120,6 +121,20 @@ def _serve(app: App, agent: Agent) -> None:
         agent.run(tick)
         notify(STOPPING)
         log_event(Event.STOPPING)
+
+
+def _metrics(settings: Settings) -> contextlib.AbstractContextManager[Exposure]:
+    """Show metrics during a block, where the settings want any."""
+    from pathlib import Path
+
+    from varmenne.clock import system_clock
+    from varmenne.journal import Journal
+    from varmenne.monitoring.exposure import exposed
+
+    def open_journal() -> Journal:
+        return Journal(Path(settings.state_dir), settings.journal)
+
+    return exposed(settings, open_journal, system_clock)
 
 
 def _reload(app: App, agent: Agent, exposure: Exposure) -> None:
