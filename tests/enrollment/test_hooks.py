@@ -141,7 +141,7 @@ def test_one_before_holds_the_activation_up(hooks: Hooks) -> None:
     hooks.write(PRE, "20-check", "echo no such server >&2; exit 7")
     hooks.write(PRE, "30-last")
     hooks.write(POST, "reload")
-    with pytest.raises(HookFailed, match="exit code 7\nno such server") as caught:
+    with pytest.raises(HookFailed, match="exit code 7: no such server") as caught:
         hooks.enrolled()
     row = hooks.row()
     assert caught.value.exit_code == 17
@@ -153,6 +153,8 @@ def test_one_before_holds_the_activation_up(hooks: Hooks) -> None:
         f"{hooks.stage.vault.settings.prefix}/test/{CUSTOMER}/ws", mount_point=hooks.stage.vault.settings.mount
     )["data"]["keys"] == ["generation-1"]
     assert hooks.known() == [("10-fine", HookOutcome.OK, 1), ("20-check", HookOutcome.FAILED, 1)]
+    with hooks.parts() as parts:
+        assert parts.journal.hooks.in_trouble() == ()  # The enrollment's own problem says it, with what to do.
     assert hooks.later(DAY) == 0
     hooks.write(PRE, "20-check")
     with hooks.parts() as parts:
@@ -186,11 +188,13 @@ def test_one_after_undoes_nothing(hooks: Hooks) -> None:
     """It fails: the certificate is in use, the others are run, and it alone is tried again, after a while."""
     hooks.write(POST, "10-mail", "echo no route; exit 1")
     hooks.write(POST, "20-reload")
-    with pytest.raises(HookFailed, match=r"10-mail of post-activate: it ended with exit code 1\nno route"):
+    with pytest.raises(HookFailed, match="10-mail of post-activate: it ended with exit code 1: no route"):
         hooks.enrolled()
     row = hooks.row()
     assert row.state is State.ACTIVE
     assert hooks.known() == [("10-mail", HookOutcome.FAILING, 1), ("20-reload", HookOutcome.OK, 1)]
+    with hooks.parts() as parts:
+        assert [run.name for run in parts.journal.hooks.in_trouble()] == ["10-mail"]
     assert hooks.later(timedelta(minutes=1)) == 0
     assert hooks.later(timedelta(minutes=6)) == 1
     assert hooks.known() == [("10-mail", HookOutcome.FAILING, 2), ("20-reload", HookOutcome.OK, 1)]

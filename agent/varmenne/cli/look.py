@@ -117,8 +117,7 @@ def hook_line(run: HookRun) -> str:
     """Return the same in a line, for people: of what it wrote, the last line."""
     line = f"{run.event} {run.name}, {_time(run.at)}: {run.outcome}"
     if run.outcome in {HookOutcome.FAILING, HookOutcome.FAILED, HookOutcome.DROPPED}:
-        how, *wrote = run.detail.splitlines() or [""]
-        line += f", {how}" + (f": {wrote[-1]}" if wrote else "")
+        line += f", {run.in_a_line}"
     return line if run.due_at is None else f"{line}; again {_time(run.due_at)}"
 
 

@@ -71,3 +71,14 @@ class HookRun(NewHook):
     outcome: HookOutcome
     detail: str
     tries: int
+
+    @property
+    def in_a_line(self) -> str:
+        """How it ended, and the last line of what it wrote."""
+        return in_a_line(self.detail)
+
+
+def in_a_line(detail: str) -> str:
+    """Return the first and the last line of how a hook ended: in words, and what it wrote at last."""
+    lines = detail.splitlines() or [""]
+    return ": ".join(dict.fromkeys((lines[0], lines[-1])))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from varmenne.domain import calendar
 from varmenne.domain.enrollment import Enrollment
 from varmenne.domain.forms import iso
-from varmenne.domain.hooks import MOST_TRIES, HookEvent, HookOutcome, HookRun, NewHook
+from varmenne.domain.hooks import MOST_TRIES, HookEvent, HookOutcome, HookRun, NewHook, in_a_line
 from varmenne.domain.steps import ENDED, State
 from varmenne.enrollment import executables, facts
 from varmenne.errors import ConfigError, HookFailed, InputError
@@ -71,7 +71,7 @@ def before_activation(work: Work, row: Enrollment) -> None:
         if not ended.ok:
             raise HookFailed(
                 f"The hook {name} of {HookEvent.PRE_ACTIVATE} failed, so the certificate of {row.id} is not put to use",
-                why=ended.detail,
+                why=in_a_line(ended.detail),
                 next_step=f"Nothing is lost. After the cause is put right: varmenne resume {row.id}",
             )
 
@@ -178,8 +178,8 @@ def finish(parts: Parts, progress: Progress, row: Enrollment | None = None) -> l
     if bad:
         named = ", ".join(f"{run.name} of {run.event}" for run in bad)
         raise HookFailed(
-            f"All else is done and stays so, but a hook failed: {named}",
-            why="; ".join(run.detail for run in bad),
+            f"A hook failed, which undoes nothing: {named}",
+            why="; ".join(run.in_a_line for run in bad),
             next_step="The agent runs it again by itself; you do by: varmenne hooks retry " + bad[0].enrollment_id,
         )
     return done

@@ -49,10 +49,9 @@ def _hooks(parts: Parts) -> Iterator[Concern]:
     for run in parts.journal.hooks.in_trouble():
         given_up = run.outcome is HookOutcome.FAILED
         told = f"the hook {run.name} of {run.event} {'was given up' if given_up else 'fails, and is tried again'}"
-        detail = " ".join(run.detail.split())
         yield Concern(
             Reason.HOOKS if given_up else Reason.WAITING,
-            f"{told}: {detail}" if detail else told,
+            f"{told}: {run.in_a_line}",
             f"Put it right, then: varmenne hooks retry {run.enrollment_id}",
             enrollment=run.enrollment_id,
             at=run.at,

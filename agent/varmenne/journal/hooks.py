@@ -134,7 +134,10 @@ class Hooks:
             return connection.execute(statement.values(outcome=None, due_at=now, tries=tries)).rowcount
 
     def in_trouble(self) -> tuple[HookRun, ...]:
-        """Return the hooks that failed and matter still, since their enrollment has not been replaced or given up."""
+        """Return the hooks that failed and matter still, since their enrollment has not been replaced or given up.
+
+        One before an activation is not among them: it is the problem of the enrollment that it holds up.
+        """
         over = (State.SUPERSEDED, State.RETIRED, State.DESTROYED, State.ABANDONED)
         query = (
             sa.select(_table)
@@ -142,7 +145,7 @@ class Hooks:
             .where(
                 sa.or_(_table.c.outcome == HookOutcome.FAILED, sa.and_(_table.c.outcome.is_(None), _table.c.tries > 0))
             )
-            .where(schema.enrollment.c.state.not_in(over))
+            .where(schema.enrollment.c.state.not_in(over), _table.c.event != HookEvent.PRE_ACTIVATE)
             .order_by(_table.c.id)
         )
         with self._database.reading() as connection:
