@@ -70,6 +70,20 @@ def test_a_vault_that_has_what_was_published_is_ok(stage: Stage) -> None:
     assert stage.versions() == before
 
 
+def test_a_generation_that_is_gone_comes_back_with_its_certificate(stage: Stage) -> None:
+    """A snapshot from before a renewal has neither the present record nor that of its generation."""
+    first = renewed(stage)
+    row = max(stage.rows(), key=lambda one: one.generation)
+    kv, mount = stage.vault.root.secrets.kv.v2, stage.vault.settings.mount
+    generation = PATH.replace("current", f"generation-{row.generation}")
+    restore(stage, first)
+    kv.delete_metadata_and_all_versions(generation, mount_point=mount)
+    assert stage.run("vault", "republish").code == 0
+    answer = kv.read_secret_version(generation, mount_point=mount, raise_on_deleted_version=True)
+    assert answer["data"]["data"] == data_of(stage)
+    assert answer["data"]["data"]["enrollment"] == row.id
+
+
 def test_an_older_record_is_an_alarm_and_is_repaired(stage: Stage) -> None:
     """The certificate of the generation before has come back; the present one is published again."""
     first = renewed(stage)

@@ -101,7 +101,9 @@ def republish(parts: Parts, progress: Progress) -> list[Enrollment]:
         progress.begins(f"Publish {row.id} again, since {found.why}")
         record = facts.record(row)
         place = facts.place(parts.settings, row.customer_id, row.channel)
-        version = parts.store.publish(place, record, operation=row.id, custom_metadata=index_strings(record))
+        tags = index_strings(record)
+        parts.store.publish(place.generation(row.generation), record, operation=row.id, custom_metadata=tags)
+        version = parts.store.publish(place, record, operation=row.id, custom_metadata=tags)
         done.append(
             parts.journal.commit(
                 row,
