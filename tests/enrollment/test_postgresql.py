@@ -11,10 +11,10 @@ from enrollment.test_kill import (
     check_promises,
     enrolling,
     finish,
-    killed,
     killed_at_random,
     row_of,
 )
+from harness.killer import killed
 from harness.postgresql import PostgreSQL
 from harness.stage import Stage, Template
 from varmenne.domain.steps import State

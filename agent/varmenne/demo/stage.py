@@ -37,11 +37,13 @@ class Stage:
     Args:
         folder: where everything is kept.
         keep: make the Vault-compatible server a lasting one, and leave a script that runs the parts again.
+        issuing_seconds: how long the bench takes to issue a certificate.
     """
 
-    def __init__(self, folder: Path, *, keep: bool) -> None:
+    def __init__(self, folder: Path, *, keep: bool, issuing_seconds: float = ISSUING_SECONDS) -> None:
         self.folder = folder.resolve()
         self.keep = keep
+        self.issuing_seconds = issuing_seconds
         self.bench = BenchState.create(self.folder / "bench")
         self._running = contextlib.ExitStack()
 
@@ -66,7 +68,7 @@ class Stage:
         with contextlib.ExitStack() as running:
             vault = running.enter_context(OpenBaoServer(self.folder / "vault", persistent=self.keep))
             bench = running.enter_context(
-                BenchServer(self.bench, delay_seconds=ISSUING_SECONDS, language=Language.ENGLISH)
+                BenchServer(self.bench, delay_seconds=self.issuing_seconds, language=Language.ENGLISH)
             )
             if not self.config.exists():
                 self._furnish(vault, bench)

@@ -150,13 +150,14 @@ def retire(work: Work, row: Enrollment) -> Outcome:
 
 
 def _serving(work: Work, row: Enrollment) -> list[str]:
-    """Return the consumers that have said that they serve a replaced certificate, and nothing newer since."""
+    """Return the consumers that have said that they serve a replaced certificate, or what nobody can read."""
     location = facts.place(work.parts.settings, row.customer_id, row.channel)
     try:
-        return [said.consumer for said in work.parts.store.served(location) if said.serial_number == row.serial_number]
+        said = work.parts.store.served(location)
     except VaultDenied as exc:
         work.warn(f"Nobody knows whether the certificate of {row.id} is still served: {exc}")
         return []
+    return [one.consumer for one in said if one.serial_number in {row.serial_number, None}]
 
 
 def destroy(work: Work, row: Enrollment) -> Outcome:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from varmenne.clock import Clock, system_clock
 from varmenne.domain.keys import KEY_ID_BYTES, CustodyProbe, KeyFacts, KeyId, Signer, TokenIdentity
-from varmenne.errors import InputError, PinError, TokenError, TokenUnavailable
+from varmenne.errors import InputError, KeyNotFound, PinError, TokenError, TokenUnavailable
 from varmenne.measure import Part, measured
 from varmenne.token import messages as say
 from varmenne.token import pin_rules
@@ -220,10 +220,16 @@ class Token:
     def _call(self, verb: say.Verb[R]) -> R:
         """Carry out a verb: start a worker and log in if need be, and repeat once where that is harmless."""
         with measured(Part.TOKEN, type(verb).__name__), self._turn:
+            used = self._worker
             try:
-                return self._once(verb)
+                value = self._once(verb)
+                if used is None or value is not None or not isinstance(verb, say.Find):
+                    return value
+                self._look_anew()
             except (Lost, Refused) as exc:
-                if not self._may_repeat(verb, exc):
+                if used is not None and _no_key(exc):
+                    self._look_anew()
+                elif not self._may_repeat(verb, exc):
                     raise exc.error from exc
             try:
                 return self._once(verb)
@@ -235,6 +241,15 @@ class Token:
         if not verb.repeatable:
             return False
         return not error.over_time if isinstance(error, Lost) else error.failed.stale
+
+    def _look_anew(self) -> None:
+        """Let the worker go that found no key, so that a fresh one looks: SoftHSM may miss what others have just made.
+
+        A PIN that cannot be read a second time keeps its worker, which looks once more.
+        """
+        if self._worker is not None and not self._settings.pin.startswith(("fd:", "prompt")):
+            self._worker.close()
+            self._worker = None
 
     def _once(self, verb: say.Verb[R]) -> R:
         """Carry out a verb on the present worker or a fresh one."""
@@ -367,6 +382,11 @@ class Token:
             raise exc.error from exc  # Never repeated: nobody knows whether the token counted the PIN.
         worker.logged_in = True
         self._memory.forget(token, source)
+
+
+def _no_key(error: Lost | Refused) -> bool:
+    """Tell whether the token was asked for a key and found none."""
+    return isinstance(error, Refused) and isinstance(error.error, KeyNotFound) and error.error.facts.get("matches") == 0
 
 
 def _check_key_id(key_id: bytes) -> None:
