@@ -16,6 +16,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from varmenne.clock import Clock
+from varmenne.domain.hooks import HookOutcome
 from varmenne.domain.outlook import WATCHED, Outlook, Prospect, Reason, outlook, overdue
 from varmenne.errors import VarmenneError
 from varmenne.monitoring.events import Event, log_event
@@ -88,7 +89,8 @@ class SurveyCollector(Collector):
         rows = tuple(row for row in every if row.environment is environment)
         found = outlook(rows, now, settings.renewal.plan)
         yield from _certificates(found)
-        yield from _attention(found, environment, len(journal.hooks.in_trouble()))
+        given_up = sum(run.outcome is HookOutcome.FAILED for run in journal.hooks.in_trouble())
+        yield from _attention(found, environment, given_up)
         yield from _late(overdue(rows, now), environment)
         yield _family(
             "varmenne_enrollments",
