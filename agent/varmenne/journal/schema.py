@@ -12,7 +12,7 @@ REVISIONS = ("0001", "0002", "0003")
 
 
 OPEN_STATES = ("prepared", "keyed", "submitting", "accepted", "issued", "stored")
-"""States of a renewal that is under way: there is at most one of each certificate."""
+"""States of a renewal that is under way: of each certificate there is at most one that was never published."""
 
 
 class UtcTime(sa.types.TypeDecorator[datetime]):
@@ -116,7 +116,9 @@ sa.Index(
     postgresql_where=enrollment.c.due_at.is_not(None),
 )
 
-_OPEN_RENEWAL = sa.and_(enrollment.c.method == "renewal", enrollment.c.state.in_(OPEN_STATES))
+_OPEN_RENEWAL = sa.and_(
+    enrollment.c.method == "renewal", enrollment.c.state.in_(OPEN_STATES), enrollment.c.vault_version.is_(None)
+)
 sa.Index(
     "uq_enrollment_renewal",
     enrollment.c.replaces,

@@ -8,7 +8,10 @@ from alembic import op
 revision = "0003"
 down_revision = "0002"
 
-_OPEN = "method = 'renewal' AND state IN ('prepared', 'keyed', 'submitting', 'accepted', 'issued', 'stored')"
+_OPEN = (
+    "method = 'renewal' AND state IN ('prepared', 'keyed', 'submitting', 'accepted', 'issued', 'stored') "
+    "AND vault_version IS NULL"
+)
 
 
 def upgrade() -> None:
