@@ -20,6 +20,7 @@ PLAN = Plan(spread=5 * DAY, lead=LEAD)
 FIRST, SECOND = EnrollmentId("20241124-00000001"), EnrollmentId("20261101-00000002")
 PASSING = {"kind": "ServiceUnreachable", "what": "No answer", "why": "it rains", "next_step": "Wait"}
 LASTING = {**PASSING, "kind": "ServiceRefused", "what": "Refused"}
+POISON = {**PASSING, "kind": "Poisoned"}
 
 
 def _row(state: State, id_: EnrollmentId = FIRST, **values: Any) -> Enrollment:
@@ -45,7 +46,7 @@ def _row(state: State, id_: EnrollmentId = FIRST, **values: Any) -> Enrollment:
 
 def _active(left: timedelta = 400 * DAY, **values: Any) -> Enrollment:
     """Make a certificate in use that is valid for so long still."""
-    return _row(State.ACTIVE, not_after=NOW + left, **values)
+    return _row(State.ACTIVE, **{"not_after": NOW + left, "due_at": NOW + DAY, **values})
 
 
 def _renewal(state: State, **values: Any) -> Enrollment:
@@ -132,8 +133,29 @@ CASES: dict[str, tuple[Reason | None, str, list[Enrollment]]] = {
     "nobody survives it": (
         Reason.POISONED,
         f"varmenne resume {FIRST}",
-        [_row(State.ISSUED, problem={**LASTING, "kind": "Poisoned"})],
+        [_row(State.ISSUED, problem=POISON)],
     ),
+    "nobody survives its upkeep": (
+        Reason.POISONED,
+        f"varmenne rehearse {FIRST}",
+        [_active(problem=POISON, due_at=None)],
+    ),
+    "nobody survives its upkeep, and its renewal is under way": (
+        Reason.POISONED,
+        f"varmenne rehearse {FIRST}",
+        [_active(50 * DAY, problem=POISON, due_at=None), _renewal(State.KEYED)],
+    ),
+    "nobody survives its retirement": (
+        Reason.POISONED,
+        f"varmenne retire {FIRST}",
+        [_row(State.SUPERSEDED, problem=POISON), _active(id_=SECOND)],
+    ),
+    "nobody survives the end of its key": (
+        Reason.POISONED,
+        f"varmenne retire {FIRST} --destroy",
+        [_row(State.RETIRED, problem=POISON), _active(id_=SECOND)],
+    ),
+    "in use, and never looked after": (Reason.OVERDUE, f"varmenne rehearse {FIRST}", [_active(due_at=None)]),
     "blocked": (Reason.BLOCKED, f"varmenne resume {FIRST}", [_row(State.ISSUED, problem=LASTING)]),
     "disturbed for two days": (
         Reason.BLOCKED,
@@ -204,5 +226,5 @@ def test_the_most_urgent_comes_first() -> None:
 @pytest.mark.parametrize("state", sorted(WATCHED))
 def test_every_state_has_something_to_tell_or_is_fine(state: State) -> None:
     """No state is forgotten: what is not at an end, and not in use, is told of."""
-    told = _look(_row(state)).concerns
-    assert bool(told) == (state not in {State.ACTIVE, State.SUPERSEDED})
+    told = _look(_row(state, due_at=NOW + DAY)).concerns
+    assert bool(told) == (state not in {State.ACTIVE, State.RETIRED})

@@ -18,7 +18,7 @@ from varmenne.domain.identifiers import Channel, CustomerId, EnrollmentId, Envir
 from varmenne.domain.steps import ENDED, Method, State
 from varmenne.errors import Transient, family
 
-WATCHED = frozenset(State) - {State.ABANDONED, State.RETIRED, State.DESTROYED}
+WATCHED = frozenset(State) - {State.ABANDONED, State.DESTROYED}
 """States in which an enrollment may have something to tell."""
 
 OVERDUE_AFTER = timedelta(hours=1)
@@ -250,9 +250,30 @@ def _active(row: Enrollment, view: _View) -> Iterator[Concern]:
     """The certificate in use: what lies before it, and what fails that nothing else tells of."""
     told = [*_in_use(row, view)]
     yield from told
-    told_of = any(one.reason is not Reason.SFTP_USER for one in told)
-    if row.problem is not None and not told_of and not _may_pass(row, row.updated_at, view.now):
+    reasons = {one.reason for one in told}
+    if Reason.EXPIRED in reasons:
+        return
+    if _is_poisoned(row):
+        yield _poisoned(row)
+    elif row.problem is not None and reasons <= {Reason.SFTP_USER} and not _may_pass(row, row.updated_at, view.now):
         yield _of(row, Reason.BLOCKED, f"its upkeep fails{_why(row)}", f"varmenne rehearse {row.id}", row.updated_at)
+    elif row.due_at is None:
+        yield _of(row, Reason.OVERDUE, "it is in use, and never looked after", f"varmenne rehearse {row.id}")
+
+
+def _is_poisoned(row: Enrollment) -> bool:
+    """Tell whether nobody takes a row any more, since no process survives it."""
+    return (row.problem or {}).get("kind") == POISONED
+
+
+def _poisoned(row: Enrollment) -> Concern:
+    """A row that is taken again only when a person orders what was tried."""
+    command = BY_HAND.get(row.state, "resume {}").format(row.id)
+    return _of(row, Reason.POISONED, _cause(row), f"varmenne {command}", row.updated_at)
+
+
+BY_HAND = {State.ACTIVE: "rehearse {}", State.SUPERSEDED: "retire {}", State.RETIRED: "retire {} --destroy"}
+"""State → the command that does by hand what the agent does there; `resume` for those on their way."""
 
 
 def _may_pass(row: Enrollment, since: datetime, now: datetime) -> bool:
@@ -306,8 +327,8 @@ def _failing(row: Enrollment, since: datetime, view: _View) -> Iterator[Concern]
 def _unfinished(row: Enrollment, view: _View) -> Iterator[Concern]:
     """An enrollment on its way."""
     problem = row.problem or {}
-    if problem.get("kind") == POISONED:
-        yield _of(row, Reason.POISONED, _cause(row), f"varmenne resume {row.id}", row.updated_at)
+    if _is_poisoned(row):
+        yield _poisoned(row)
     elif row.owner is not None and row.due_at is not None and row.due_at > view.now:
         yield _of(row, Reason.WAITING, f"it is {row.state}, and work goes on")
     elif row.state is State.KEYED and row.method is not Method.RENEWAL:
@@ -366,9 +387,17 @@ def _uncertain(row: Enrollment, _view: _View) -> Iterator[Concern]:
 
 def _superseded(row: Enrollment, _view: _View) -> Iterator[Concern]:
     """A key that others may still be using."""
-    if row.due_at is not None:
+    if _is_poisoned(row):
+        yield _poisoned(row)
+    elif row.due_at is not None:
         told = f"generation {row.generation} was replaced; its key is retired on {_day(row.due_at)}"
         yield _of(row, Reason.GRACE, told, f"Earlier: varmenne retire {row.id}", row.due_at)
+
+
+def _retired(row: Enrollment, _view: _View) -> Iterator[Concern]:
+    """A key that is to be destroyed, where the settings say so."""
+    if _is_poisoned(row):
+        yield _poisoned(row)
 
 
 TOLD: dict[State, Callable[[Enrollment, _View], Iterator[Concern]]] = {
@@ -377,6 +406,7 @@ TOLD: dict[State, Callable[[Enrollment, _View], Iterator[Concern]]] = {
     State.REJECTED: _rejected,
     State.EXPIRED: _lapsed,
     State.SUPERSEDED: _superseded,
+    State.RETIRED: _retired,
 }
 """State → what there is to tell of it; the others are on their way."""
 
