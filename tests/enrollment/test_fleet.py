@@ -11,9 +11,10 @@ import pytest
 
 from harness.postgresql import PostgreSQL
 from harness.softhsm import softhsm_module
-from harness.stage import Stage
+from harness.stage import CUSTOMER, Stage
 from varmenne.domain.steps import State
 from varmenne.enrollment.agent import Agent
+from varmenne.errors import HookFailed, StateError
 from varmenne.token import create_softhsm_token
 
 AGE = timedelta(days=730 - 40)
@@ -57,3 +58,34 @@ def test_each_host_tends_the_keys_of_its_token(fleet: Stage, tmp_path: Path) -> 
         owner.once(PATIENCE)
         assert owner.tally.errors == []
     assert sorted(row.state for row in fleet.rows()) == [State.ACTIVE, State.SUPERSEDED]
+
+
+def test_each_host_runs_the_hooks_of_its_keys(fleet: Stage, tmp_path: Path) -> None:
+    """A person on another host neither runs nor drops what is in the folders of this one, and is told where it is."""
+    folders = {host: tmp_path / host for host in ("owner", "stranger")}
+    hooks = {host: folder / "post-activate" / "reload" for host, folder in folders.items()}
+    for path in hooks.values():
+        path.parent.mkdir(parents=True)
+    hooks["owner"].write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
+    hooks["owner"].chmod(0o755)
+    journal = {"url": fleet.settings.journal.url}
+    fleet.configure(journal=journal, hooks={"directory": str(folders["owner"])})
+    enroll = ("enroll", "--customer-id", CUSTOMER, "--credentials", fleet.credentials_file(fleet.order()))
+    assert fleet.run(*enroll).code == HookFailed.exit_code
+    (row,) = fleet.rows()
+    ours = fleet.settings.token
+    token = create_softhsm_token(tmp_path / "second", label="second host", module=softhsm_module())
+    elsewhere = {"journal": journal, "hooks": {"directory": str(folders["stranger"])}}
+    fleet.configure(**elsewhere, token=msgspec.to_builtins(token.settings))
+    assert fleet.run("hooks", "retry", "--json").json == []
+    refused = fleet.run("hooks", "retry", row.id)
+    assert refused.code == StateError.exit_code
+    assert "its key is in another token" in refused.err
+    assert fleet.run("resume", row.id).code == 0
+    fleet.configure(
+        **elsewhere, token=msgspec.to_builtins(ours)
+    )  # Both hosts reach one token: folders may differ still.
+    assert "it is not in its folder on this host" in fleet.run("hooks", "retry").err
+    fleet.configure(journal=journal, hooks={"directory": str(folders["owner"])}, token=msgspec.to_builtins(ours))
+    hooks["owner"].write_text("#!/bin/sh\n", encoding="utf-8")
+    assert [run["outcome"] for run in fleet.run("hooks", "retry", row.id, "--json").json] == ["ok"]

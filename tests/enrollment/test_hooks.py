@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import threading
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -22,6 +23,7 @@ from varmenne.enrollment.enroll import enroll, go_on
 from varmenne.enrollment.hooks import queue, run_due
 from varmenne.enrollment.parts import Parts
 from varmenne.enrollment.renew import activate
+from varmenne.enrollment.standing import order_days
 from varmenne.errors import ConfigError, HookFailed, InputError
 
 PRE, POST = HookEvent.PRE_ACTIVATE, HookEvent.POST_ACTIVATE
@@ -325,26 +327,71 @@ def _ours() -> Any:
     return Among(Environment.TEST)
 
 
-def test_one_that_was_removed_or_overtaken_is_dropped(stage: Stage) -> None:
+def test_one_that_was_overtaken_is_dropped(stage: Stage) -> None:
     """Reloading for a certificate that was replaced could put the old one back."""
     hooks, years = Hooks(stage), Years(stage)
     hooks.write(POST, "a", "exit 1")
-    hooks.write(POST, "b", "exit 1")
     with pytest.raises(HookFailed):
         years.first()
     (first,) = stage.rows()
-    (hooks.folder / POST / "b").unlink()
     hooks.write(POST, "a")
     years.pass_by(IN_THE_WINDOW)
     second = years.renewed(first)
     with years.parts() as parts:
-        assert run_due(parts) == 2
-        told = {run.name: (run.outcome, run.detail) for run in parts.journal.hooks.of(first.id)}
-    assert told == {
-        "a": (HookOutcome.DROPPED, "the certificate is superseded by now"),
-        "b": (HookOutcome.DROPPED, "it is not in its folder any more"),
-    }
+        assert run_due(parts) == 1
+        told = [(run.outcome, run.detail) for run in parts.journal.hooks.of(first.id)]
+    assert told == [(HookOutcome.DROPPED, "the certificate is superseded by now")]
     assert hooks.known(second) == [("a", HookOutcome.OK, 1)]
+
+
+def test_one_that_was_removed_is_dropped(hooks: Hooks) -> None:
+    """Nobody wants it to be run any more."""
+    path = hooks.write(POST, "reload", "exit 1")
+    with pytest.raises(HookFailed):
+        hooks.enrolled()
+    path.unlink()
+    assert hooks.later(HOUR) == 1
+    assert [(run.outcome, run.detail) for run in hooks.of()] == [
+        (HookOutcome.DROPPED, "it is not in its folder any more")
+    ]
+
+
+def test_a_slow_one_of_an_old_certificate_does_not_end_last(stage: Stage) -> None:
+    """Generation 1 is put back while the hook of generation 2 runs: its own waits, so what is served is as in Vault."""
+    hooks, years = Hooks(stage), Years(stage)
+    first = years.first()
+    begun, served = stage.folder / "begun", stage.folder / "served"
+    hooks.write(
+        POST,
+        "reload",
+        f'[ "$VARMENNE_GENERATION" = 1 ] || {{ touch {begun}; sleep 2; }}; echo "$VARMENNE_GENERATION" > {served}',
+    )
+    years.pass_by(IN_THE_WINDOW)
+    renewal = threading.Thread(target=years.renewed, args=(first,))
+    renewal.start()
+    _until(begun.exists)
+    with years.parts() as parts:
+        activate(parts, Listener(), years.get(first), generation=1)
+    renewal.join(30)
+    assert (years.record()["generation"], served.read_text("utf-8")) == (1, "1\n")
+    assert [run.outcome for run in hooks.of(first)] == [HookOutcome.OK]
+
+
+def test_the_day_to_order_is_that_of_the_status(stage: Stage) -> None:
+    """It counts from the first renewal that failed, wherever it is told."""
+    hooks, years = Hooks(stage), Years(stage)
+    first = years.first()
+    hooks.write(HookEvent.FAILED, "note", f'echo "$VARMENNE_ORDER_BY" > {stage.folder}/order-by')
+    years.pass_by(IN_THE_WINDOW)
+    stage.bench.state.fault("temporary-error", count=None)
+    for _ in range(3):
+        years.once()
+        years.pass_by(9 * DAY)
+    with years.parts() as parts:
+        shown = order_days(parts)[first.id]
+        queue(parts, years.get(first), HookEvent.FAILED, AWAY)
+        run_due(parts)
+    assert (stage.folder / "order-by").read_text("utf-8") == f"{shown:%Y-%m-%dT%H:%M:%SZ}\n"
 
 
 def test_going_back_runs_them_again(stage: Stage) -> None:

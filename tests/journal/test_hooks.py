@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -9,8 +12,8 @@ import pytest
 
 from journal.rows import LEASE, NOW, add
 from varmenne.domain.enrollment import Enrollment
-from varmenne.domain.hooks import HookEvent, HookOutcome, NewHook
-from varmenne.domain.identifiers import Environment
+from varmenne.domain.hooks import HookEvent, HookOutcome, HookRun, NewHook
+from varmenne.domain.identifiers import Channel, Environment
 from varmenne.domain.steps import State
 from varmenne.errors import StateError
 from varmenne.journal import Among, Journal
@@ -44,7 +47,7 @@ def test_hooks_of_a_commit_are_all_or_nothing(journal: Journal) -> None:
 
 def test_a_hook_is_claimed_once(journal: Journal, tmp_path: Path, database: JournalSettings) -> None:
     """Two processes share the work; a lease that is over gives it to the next one."""
-    row, neighbour = add(journal), add(journal)
+    row, neighbour = add(journal), add(journal, channel=Channel.SFTP)
     journal.hooks.add([hook(row, "a"), hook(neighbour, "b")], unless_since=NOW - DAY)
     with Journal(tmp_path / "state", database) as other:
         first = journal.hooks.claim(NOW, lease=LEASE, among=ANY)
@@ -78,6 +81,43 @@ def test_hooks_of_one_event_are_run_one_after_the_other(journal: Journal) -> Non
     assert second.name == "b"
 
 
+def test_hooks_of_one_channel_are_run_one_after_the_other(
+    journal: Journal, tmp_path: Path, database: JournalSettings
+) -> None:
+    """Also those of its other generations, at other processes: a slow one of the old must not end after the new one's.
+
+    One whose process has died holds nobody up once its lease is over, and those of other channels not at all.
+    """
+    first, second, other = add(journal), add(journal), add(journal, channel=Channel.SFTP)
+    journal.hooks.add([hook(first, "a"), hook(second, "b"), hook(other, "c")], unless_since=NOW - DAY)
+    with Journal(tmp_path / "state", database) as beside:
+        old = journal.hooks.claim(NOW, lease=LEASE, among=ANY, enrollment=first.id)
+        assert old is not None
+        assert beside.hooks.claim(NOW, lease=LEASE, among=ANY, enrollment=second.id) is None
+        assert beside.hooks.held(NOW, ANY, second.id) == beside.hooks.next_due(ANY, second.id) == NOW + LEASE
+        assert beside.hooks.held(NOW, ANY, other.id) is None
+        assert beside.hooks.claim(NOW, lease=LEASE, among=ANY, enrollment=other.id) is not None
+        assert beside.hooks.claim(NOW + LEASE, lease=LEASE, among=ANY, enrollment=second.id) is not None
+
+
+def test_many_processes_run_one_hook_of_a_channel_at_a_time(
+    journal: Journal, tmp_path: Path, database: JournalSettings
+) -> None:
+    """However close together they look."""
+    rows = [add(journal) for _ in range(6)]
+    journal.hooks.add([hook(row) for row in rows], unless_since=NOW - DAY)
+    begin = threading.Barrier(len(rows))
+
+    def claim(row: Enrollment) -> HookRun | None:
+        with Journal(tmp_path / "state", database) as one:
+            begin.wait(30)
+            return one.hooks.claim(NOW, lease=LEASE, among=ANY, enrollment=row.id)
+
+    with ThreadPoolExecutor(len(rows)) as pool:
+        claimed = list(pool.map(claim, rows))
+    assert len([run for run in claimed if run is not None]) == 1
+
+
 def test_old_hooks_are_forgotten(journal: Journal) -> None:
     """With the answers of their age, unless they are to be run still."""
     row = add(journal)
@@ -105,7 +145,7 @@ def test_a_failing_hook_waits_and_a_settled_one_is_never_due(journal: Journal) -
     assert run is not None
     journal.hooks.settle(run, HookOutcome.OK, "exit 0")
     assert journal.hooks.next_due() is None
-    assert journal.hooks.revive(NOW) == 0
+    assert journal.hooks.revive(NOW, ANY) == 0
     assert journal.hooks.counts() == {**dict.fromkeys(HookOutcome, 0), HookOutcome.OK: 1}
 
 
@@ -128,6 +168,8 @@ def test_the_same_is_told_once(journal: Journal) -> None:
     assert add_([hook(row), hook(row, "log")], unless_since=NOW - DAY) == 2
     assert add_([hook(row), hook(row, "log"), hook(row, "new")], unless_since=NOW - DAY) == 1
     assert add_([hook(row, reason="broken"), hook(other)], unless_since=NOW - DAY) == 2
+    later = {"what": "away", "next_step": "Nothing is lost. After 12:31:05 UTC: varmenne resume"}
+    assert add_([dataclasses.replace(hook(row), facts={"reason": later})], unless_since=NOW - DAY) == 0
     assert add_([hook(row, at=NOW + DAY)], unless_since=NOW) == 1
 
 
@@ -139,11 +181,11 @@ def test_what_was_given_up_is_revived(journal: Journal) -> None:
         journal.hooks.settle(run, outcome, "exit 1", due_at=NOW + DAY if outcome is HookOutcome.FAILING else None)
     counts = journal.hooks.counts()
     assert (counts[HookOutcome.FAILED], counts[HookOutcome.FAILING]) == (1, 1)
-    assert journal.hooks.revive(NOW, row.id) == 1
+    assert journal.hooks.revive(NOW, ANY, row.id) == 1
     (run,) = journal.hooks.of(row.id)
     assert (run.outcome, run.tries, run.due_at) == (HookOutcome.WAITING, 0, NOW)
     assert journal.hooks.of(other.id)[0].due_at == NOW + DAY
-    assert journal.hooks.revive(NOW) == 2
+    assert journal.hooks.revive(NOW, ANY) == 2
 
 
 def test_a_hook_before_an_activation_is_never_due_by_itself(journal: Journal) -> None:
@@ -155,4 +197,4 @@ def test_a_hook_before_an_activation_is_never_due_by_itself(journal: Journal) ->
     run = journal.hooks.begin(run)
     assert run.tries == 2
     journal.hooks.settle(run, HookOutcome.FAILED, "exit 1")
-    assert journal.hooks.revive(NOW) == 0
+    assert journal.hooks.revive(NOW, ANY) == 0

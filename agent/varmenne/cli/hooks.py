@@ -92,7 +92,8 @@ def test(app: App, *, event: str, enrollment: str) -> None:
 def retry(app: App, *, enrollment: str | None) -> None:
     """Run now the hooks that failed or wait, also those that were given up.
 
-    Those of `pre-activate` are run again with the activation that they hold up: `varmenne resume ID`.
+    Those of `pre-activate` are run again with the activation that they hold up: `varmenne resume ID`. Where several
+    hosts share a journal, those of enrollments whose keys are in this host's token are run.
     """
     from varmenne.cli.look import hook_line, hook_run
     from varmenne.cli.teller import Teller
@@ -100,8 +101,7 @@ def retry(app: App, *, enrollment: str | None) -> None:
 
     with app.parts(app.settings(), notice=False) as parts:
         row = None if enrollment is None else parts.journal.get(enrollment_id(enrollment))
-        parts.journal.hooks.revive(parts.now, None if row is None else row.id)
-        runs = finish(parts, Teller(app), row)
+        runs = finish(parts, Teller(app), row, revived=True)
     if not runs:
         app.say("No hook waits, and none has failed.")
     if runs or app.json:

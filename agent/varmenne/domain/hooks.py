@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -82,3 +84,11 @@ def in_a_line(detail: str) -> str:
     """Return the first and the last line of how a hook ended: in words, and what it wrote at last."""
     lines = detail.splitlines() or [""]
     return ": ".join(dict.fromkeys((lines[0], lines[-1])))
+
+
+def gist(reason: Mapping[str, str]) -> tuple[str, ...]:
+    """Return what makes a reason another one than before: what happened and why, without moments and other numbers.
+
+    The next step is left out: it follows from the rest, and often says when.
+    """
+    return tuple(re.sub(r"\d+", "#", reason.get(part, "")) for part in ("kind", "what", "why"))

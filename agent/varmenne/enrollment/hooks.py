@@ -16,9 +16,10 @@ from varmenne.domain import calendar
 from varmenne.domain.enrollment import Enrollment
 from varmenne.domain.forms import iso
 from varmenne.domain.hooks import MOST_TRIES, HookEvent, HookOutcome, HookRun, NewHook, in_a_line
-from varmenne.domain.steps import ENDED, State
+from varmenne.domain.outlook import prospect
+from varmenne.domain.steps import State
 from varmenne.enrollment import executables, facts
-from varmenne.errors import ConfigError, HookFailed, InputError
+from varmenne.errors import ConfigError, HookFailed, InputError, StateError
 from varmenne.journal.claims import Among
 from varmenne.monitoring import Event, log_event
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from varmenne.enrollment.parts import Parts
     from varmenne.enrollment.progress import Progress
     from varmenne.enrollment.work import Outcome, Work
-    from varmenne.settings import HookSettings
 
 SCHEMA = 1
 """Grows when a fact changes its meaning or goes away; new ones may come without that."""
@@ -40,6 +40,9 @@ LONGEST_TURN = timedelta(minutes=10)
 
 PUBLISHING = timedelta(minutes=5)
 """What comes after the hooks before an activation may take so long."""
+
+HELD_SECONDS = 0.5
+"""So often a person's command looks whether it is its hooks' turn."""
 
 MARGIN = timedelta(seconds=60)
 """How much longer than a hook may run nobody else takes it for abandoned."""
@@ -160,11 +163,21 @@ def run_due(
     return number
 
 
-def finish(parts: Parts, progress: Progress, row: Enrollment | None = None) -> list[HookRun]:
+def finish(parts: Parts, progress: Progress, row: Enrollment | None = None, *, revived: bool = False) -> list[HookRun]:
     """Run the hooks that are due, of one enrollment or of all, for a person who waits for that, and return them.
+
+    In a journal of several hosts, those of enrollments whose keys are in this host's token: the others are not here.
+
+    Args:
+        parts: the parts.
+        progress: hears what happens.
+        row: of this enrollment only.
+        revived: those that failed are due as well, also if they were given up.
 
     Raises:
         HookFailed: one failed. What was done before stays done.
+        StateError: they are another host's.
+        TokenUnavailable: it is not known which hooks are this host's, since its token is away.
     """
     done: list[HookRun] = []
 
@@ -173,7 +186,17 @@ def finish(parts: Parts, progress: Progress, row: Enrollment | None = None) -> l
         if run.outcome is HookOutcome.OK:
             progress.done(f"hook {run.name} of {run.event}")
 
-    run_due(parts, enrollment=None if row is None else row.id, heard=heard)
+    hooks, only = parts.journal.hooks, None if row is None else row.id
+    if not revived and hooks.next_due(Among(parts.settings.environment), only) is None:
+        return done
+    ours = _ours(parts, row if revived else None)
+    if revived:
+        hooks.revive(parts.now, ours, only)
+    run_due(parts, among=ours, enrollment=only, heard=heard)
+    while (until := hooks.held(parts.now, ours, only)) is not None:
+        progress.waits("another hook of the same customer's channel is being run", until)
+        parts.sleep(HELD_SECONDS)
+        run_due(parts, among=ours, enrollment=only, heard=heard)
     bad = [run for run in done if run.outcome in {HookOutcome.FAILING, HookOutcome.FAILED}]
     if bad:
         named = ", ".join(f"{run.name} of {run.event}" for run in bad)
@@ -183,6 +206,21 @@ def finish(parts: Parts, progress: Progress, row: Enrollment | None = None) -> l
             next_step="The agent runs it again by itself; you do by: varmenne hooks retry " + bad[0].enrollment_id,
         )
     return done
+
+
+def _ours(parts: Parts, row: Enrollment | None) -> Among:
+    """Return the enrollments whose hooks are run on this host; refuse one that is not among them."""
+    environment = parts.settings.environment
+    if not parts.journal.shared:
+        return Among(environment)
+    token = parts.token.identity().digest
+    if row is not None and row.token not in {None, token}:
+        raise StateError(
+            f"The hooks of enrollment {row.id} are not run on this host",
+            why="its key is in another token, so they are in the folders of another host",
+            next_step="Run this on the host that has that token",
+        )
+    return Among(environment, token)
 
 
 def test(parts: Parts, row: Enrollment, event: HookEvent) -> list[tuple[str, executables.Ended]]:
@@ -216,9 +254,15 @@ def _run(parts: Parts, run: HookRun) -> HookRun:
         return journal.hooks.settle(run, HookOutcome.FAILED, f"{run.detail}\nit was begun {MOST_TRIES} times".strip())
     row = journal.get(run.enrollment_id)
     try:
-        if why := _pointless(settings, run, row):
-            return journal.hooks.settle(run, HookOutcome.DROPPED, why)
-        ended = executables.run(settings, run.event, run.name, run.facts | _documents(row))
+        if run.event is HookEvent.POST_ACTIVATE and row.state is not State.ACTIVE:
+            # One that puts an older certificate in place after a newer one would do harm.
+            return journal.hooks.settle(run, HookOutcome.DROPPED, f"the certificate is {row.state} by now")
+        if run.name in executables.names(settings, run.event):
+            ended = executables.run(settings, run.event, run.name, run.facts | _documents(row))
+        elif journal.shared and run.tries < MOST_TRIES:
+            ended = executables.Ended(ok=False, detail="it is not in its folder on this host")
+        else:
+            return journal.hooks.settle(run, HookOutcome.DROPPED, "it is not in its folder any more")
     except ConfigError as exc:
         ended = executables.Ended(ok=False, detail=f"it is not run: {exc}")
     except BaseException:
@@ -246,18 +290,6 @@ def _told(run: HookRun) -> None:
         tries=run.tries,
         detail=run.detail,
     )
-
-
-def _pointless(settings: HookSettings, run: HookRun, row: Enrollment) -> str:
-    """Say why a hook need not be run any more; nothing if it must.
-
-    One that puts an older certificate in place after a newer one would do harm.
-    """
-    if run.name not in executables.names(settings, run.event):
-        return "it is not in its folder any more"
-    if run.event is HookEvent.POST_ACTIVATE and row.state is not State.ACTIVE:
-        return f"the certificate is {row.state} by now"
-    return ""
 
 
 def _new(
@@ -312,11 +344,10 @@ def _moment(moment: datetime | None) -> str | None:
 
 def _order_by(parts: Parts, row: Enrollment) -> datetime | None:
     """Return the day by which people must order anew, should the certificate in use not be renewed."""
-    lead = timedelta(days=parts.settings.renewal.lead_days)
+    journal, in_use = parts.journal, row
     if row.certificate is None and row.replaces is not None:
         try:
-            return calendar.order_by(parts.journal.get(row.replaces), row, lead)
+            in_use = journal.get(row.replaces)
         except InputError:  # It replaces what another installation made.
             return None
-    pending = (one for one in parts.journal.renewals(row.id) if one.state not in ENDED or one.state is State.REJECTED)
-    return calendar.order_by(row, next(pending, None), lead)
+    return prospect(in_use, journal.renewals(in_use.id), parts.settings.renewal.plan).order_by

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
-from varmenne.domain.hooks import HookEvent, HookOutcome, HookRun, NewHook
+from varmenne.domain.hooks import HookEvent, HookOutcome, HookRun, NewHook, gist
 from varmenne.domain.identifiers import EnrollmentId
 from varmenne.domain.steps import State
 from varmenne.journal import claims, schema
@@ -21,14 +21,27 @@ from varmenne.journal.database import Database
 _table = schema.hook
 _OPEN = sa.or_(_table.c.outcome.is_(None), _table.c.outcome == HookOutcome.RUNNING)
 """Neither done nor given up; ``NULL`` means waiting or failing, and the number of tries tells which."""
+_theirs = schema.enrollment.alias("theirs")
 _other = _table.alias("other")
-_IN_TURN = ~sa.exists().where(
-    _other.c.enrollment_id == _table.c.enrollment_id,
-    _other.c.event == _table.c.event,
-    _other.c.outcome == HookOutcome.RUNNING,
-    _other.c.id != _table.c.id,
+_held = (
+    sa.select(sa.func.max(_other.c.due_at))
+    .join_from(_other, _theirs)
+    .where(
+        _theirs.c.environment == schema.enrollment.c.environment,
+        _theirs.c.customer_id == schema.enrollment.c.customer_id,
+        _theirs.c.channel == schema.enrollment.c.channel,
+        _other.c.event == _table.c.event,
+        _other.c.outcome == HookOutcome.RUNNING,
+        _other.c.id != _table.c.id,
+    )
+    .scalar_subquery()
+    .correlate(_table, schema.enrollment)
 )
-"""No other hook of the same event is being run: they come one after the other. One whose lease is over comes first."""
+"""Until when another hook of the same event and the same customer's channel is being run, of whichever generation."""
+_turn = sa.case((_held > _table.c.due_at, _held), else_=_table.c.due_at)
+"""When a hook may be run: one after the other, lest a slow one of an old certificate end after a new one's."""
+_CLAIMING = 0x766B6F68
+"""Key of PostgreSQL's advisory lock for claiming hooks: `hokv`, for one at a time (SQLite has one writer anyway)."""
 _FIELDS = tuple(field.name for field in dataclasses.fields(NewHook))
 
 
@@ -93,45 +106,53 @@ class Hooks:
     def claim(
         self, now: datetime, *, lease: timedelta, among: claims.Among, enrollment: EnrollmentId | None = None
     ) -> HookRun | None:
-        """Take the hook that has been due longest, of all rows or of one enrollment; ``None`` if none is due."""
+        """Take the hook that is due and came up first, of all rows or of one enrollment; ``None`` if none is due."""
         due = _due(now, among, enrollment)
         with self._database.reading() as connection:  # Looking takes no lock.
             if connection.execute(due).one_or_none() is None:
                 return None
-        # The enrollment is locked as well, for that moment, so that nobody takes the next hook of the same event.
-        chosen = due.with_for_update(skip_locked=True, of=(_table, schema.enrollment)).cte("due")
         statement = (
             sa.update(_table)
-            .where(_table.c.id.in_(sa.select(chosen.c.id)))
+            .where(_table.c.id.in_(sa.select(due.cte("due").c.id)))
             .values(outcome=HookOutcome.RUNNING, due_at=now + lease, tries=_table.c.tries + 1)
             .returning(_table)
         )
         with self._database.transaction() as connection:
+            if connection.dialect.name == "postgresql":
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_CLAIMING)))
             row = connection.execute(statement).one_or_none()
         return None if row is None else _run_of(row)
 
-    def next_due(self, among: claims.Among = claims.ALL) -> datetime | None:
-        """Return when the next hook is due, which may be in the past; ``None`` if none ever is by itself."""
-        query = sa.select(_table.c.due_at).join_from(_table, schema.enrollment)
-        query = query.where(_table.c.due_at.is_not(None), _OPEN, _IN_TURN, *among.conditions())
-        query = query.order_by(_table.c.due_at).limit(1)
+    def next_due(self, among: claims.Among = claims.ALL, enrollment: EnrollmentId | None = None) -> datetime | None:
+        """Return when the next hook may be run, which may be in the past; ``None`` if none ever is by itself."""
+        query = sa.select(sa.func.min(_turn)).select_from(_JOINED)
+        query = query.where(_table.c.due_at.is_not(None), _OPEN, *_of(among, enrollment))
         with self._database.reading() as connection:
             return connection.execute(query).scalar_one_or_none()
 
-    def revive(self, now: datetime, enrollment: EnrollmentId | None = None) -> int:
+    def held(self, now: datetime, among: claims.Among, enrollment: EnrollmentId | None = None) -> datetime | None:
+        """Return until when at most hooks that are due wait for another to end; ``None`` if none waits for that."""
+        query = sa.select(sa.func.min(_turn)).select_from(_JOINED)
+        query = query.where(_table.c.due_at <= now, _OPEN, _turn > now, *_of(among, enrollment))
+        with self._database.reading() as connection:
+            return connection.execute(query).scalar_one_or_none()
+
+    def revive(self, now: datetime, among: claims.Among, enrollment: EnrollmentId | None = None) -> int:
         """Make due now what waits to be tried again, and what was given up, by a person's order.
 
         What is run before an activation is left out: that is run again with the activation. Returns how many.
         """
         given_up = _table.c.outcome == HookOutcome.FAILED
-        statement = sa.update(_table).where(
-            sa.or_(given_up, _table.c.outcome.is_(None)), _table.c.event != HookEvent.PRE_ACTIVATE
+        chosen = sa.select(_table.c.id).select_from(_JOINED)
+        chosen = chosen.where(
+            sa.or_(given_up, _table.c.outcome.is_(None)),
+            _table.c.event != HookEvent.PRE_ACTIVATE,
+            *_of(among, enrollment),
         )
-        if enrollment is not None:
-            statement = statement.where(_table.c.enrollment_id == enrollment)
         tries = sa.case((given_up, 0), else_=_table.c.tries)
+        statement = sa.update(_table).where(_table.c.id.in_(chosen)).values(outcome=None, due_at=now, tries=tries)
         with self._database.transaction() as connection:
-            return connection.execute(statement.values(outcome=None, due_at=now, tries=tries)).rowcount
+            return connection.execute(statement).rowcount
 
     def in_trouble(self) -> tuple[HookRun, ...]:
         """Return the hooks that failed and matter still, since their enrollment has not been replaced or given up.
@@ -164,13 +185,20 @@ class Hooks:
         return {outcome: found.get(outcome, 0) for outcome in HookOutcome}
 
 
+_JOINED = _table.join(schema.enrollment)
+
+
+def _of(among: claims.Among, enrollment: EnrollmentId | None) -> tuple[sa.ColumnElement[bool], ...]:
+    """Return the conditions for hooks of some enrollments, or of one of them."""
+    one = () if enrollment is None else (_table.c.enrollment_id == enrollment,)
+    return (*among.conditions(), *one)
+
+
 def _due(now: datetime, among: claims.Among, enrollment: EnrollmentId | None) -> sa.Select[tuple[int]]:
-    """Return the query for the hook that has been due longest."""
-    query = sa.select(_table.c.id).join_from(_table, schema.enrollment)
-    query = query.where(_table.c.due_at <= now, _OPEN, _IN_TURN, *among.conditions())
-    if enrollment is not None:
-        query = query.where(_table.c.enrollment_id == enrollment)
-    return query.order_by(_table.c.due_at, _table.c.id).limit(1)
+    """Return the query for the hook that is to be run now: of those that are due, the one that came up first."""
+    query = sa.select(_table.c.id).select_from(_JOINED)
+    query = query.where(_table.c.due_at <= now, _OPEN, _turn <= now, *_of(among, enrollment))
+    return query.order_by(_table.c.id).limit(1)
 
 
 def _told(connection: sa.Connection, hook: NewHook, since: datetime) -> bool:
@@ -181,7 +209,7 @@ def _told(connection: sa.Connection, hook: NewHook, since: datetime) -> bool:
         _table.c.name == hook.name,
         _table.c.at > since,
     )
-    return any(facts["reason"] == hook.facts["reason"] for facts in connection.execute(query).scalars())
+    return any(gist(facts["reason"]) == gist(hook.facts["reason"]) for facts in connection.execute(query).scalars())
 
 
 def _run_of(row: sa.Row[tuple[object, ...]]) -> HookRun:
