@@ -24,7 +24,7 @@ PATIENCE = timedelta(seconds=10)
 @pytest.fixture
 def fleet(stage: Stage, postgresql: PostgreSQL) -> Stage:
     """Return a stage whose journal is in PostgreSQL."""
-    stage.configure(journal={"url": postgresql.new_database()})
+    stage.configure(journal={"url": postgresql.new_database()}, service={"read_timeout_seconds": 30.0})
     return stage
 
 

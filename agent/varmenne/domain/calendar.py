@@ -26,6 +26,12 @@ SFTP_DELAY = timedelta(hours=24)
 PATIENCE = timedelta(days=14)
 """A renewal that has failed for so long is not expected to succeed by itself any more."""
 
+LAST_MOMENT = timedelta(hours=1)
+"""So long before the end of the certificate in use the new one takes its place, window or not."""
+
+LONGEST_PAUSE = timedelta(days=7)
+"""The longest wait between a renewal that was refused and the next one with another key."""
+
 FIRST_DELAY = timedelta(minutes=5)
 LONGEST_DELAY = timedelta(hours=6)
 """The first and the longest wait before something that failed is tried again; each is twice the one before."""
@@ -40,10 +46,14 @@ def fraction(text: str) -> float:
 
 
 def renewal_opens(row: Enrollment, spread: timedelta) -> datetime | None:
-    """Return when a certificate is renewed: within ``spread`` after the service accepts it, at a moment of its own."""
+    """Return when a certificate is renewed: within ``spread`` after the service accepts it, at a moment of its own.
+
+    One that is valid for less than four months is renewed in the second half of its life.
+    """
     if row.not_after is None:
         return None
-    return row.not_after - RENEWAL_WINDOW + spread * fraction(row.id)
+    window = RENEWAL_WINDOW if row.not_before is None else min(RENEWAL_WINDOW, (row.not_after - row.not_before) / 2)
+    return row.not_after - window + min(spread, window / 4) * fraction(row.id)
 
 
 def order_by(row: Enrollment, renewal: Enrollment | None, lead: timedelta) -> datetime | None:

@@ -141,7 +141,7 @@ STEPS: dict[State, Step] = {
             State.ACTIVE,
             touches=("vault",),
             doing="Make it the current certificate",
-            others=(State.STORED,),
+            others=(State.STORED, State.SUPERSEDED),
         ),
     )
 }

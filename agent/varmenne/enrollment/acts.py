@@ -10,18 +10,19 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import timedelta
 from http import HTTPStatus
 from typing import Any
 
 from varmenne.domain import calendar
 from varmenne.domain.enrollment import Enrollment
 from varmenne.domain.forms import colon_hex
-from varmenne.domain.steps import Method, State, StepName
-from varmenne.enrollment import facts, hooks
+from varmenne.domain.steps import State, StepName
+from varmenne.enrollment import facts
+from varmenne.enrollment.activation import activate
 from varmenne.enrollment.preflight import probe_name
 from varmenne.enrollment.revoked import look_up
-from varmenne.enrollment.submission import lapsed, renew, renewed, settle, sign_csr, sign_renewal_csr, submit
+from varmenne.enrollment.submission import lapsed, renew, settle, sign_csr, sign_renewal_csr, submit
 from varmenne.enrollment.upkeep import destroy, retire, tend
 from varmenne.enrollment.work import Outcome, Work, verified
 from varmenne.errors import (
@@ -29,7 +30,6 @@ from varmenne.errors import (
     OutcomeUncertain,
     ServiceRefused,
     ServiceUnreachable,
-    StateError,
     VerificationError,
 )
 from varmenne.service.certificates import IssuedCertificate, SubjectPolicy, verify_certificate
@@ -44,6 +44,10 @@ MOST_GROWTH = 30
 """Tries after which it grows no more: by then any first wait has become the longest that the settings allow."""
 
 LONGEST_RETRY_AFTER = timedelta(hours=1)
+
+USUAL_ISSUING = timedelta(hours=1)
+LONG_ISSUING = timedelta(days=1)
+"""Issuing takes minutes at most, by the service's documentation. Later it is asked for seldom; then it is a problem."""
 
 NO_ANSWER = frozenset({"size", "encoding", "xml", "doctype", "envelope", "fault"})
 """Checks that fail because something else than the service spoke: a gateway, a maintenance page, half an answer."""
@@ -79,7 +83,7 @@ def retrieve(work: Work, row: Enrollment) -> Outcome:
     try:
         raw = work.parts.service.get_certificate(row.customer_id, row.customer_name, row.retrieval_id)
     except (ServiceUnreachable, OutcomeUncertain) as exc:
-        return _not_yet(row, again, f"the service did not answer: {exc.why or exc.what}")
+        return _not_yet(work, row, again, f"the service did not answer: {exc.why or exc.what}")
     stored = work.parts.journal.record_answer(
         row, work.parts.now, operation=Operation.GET, http_status=raw.status, body=raw.body
     )
@@ -88,7 +92,7 @@ def retrieve(work: Work, row: Enrollment) -> Outcome:
     except VerificationError as exc:
         if raw.problem or exc.check in NO_ANSWER or raw.status != HTTPStatus.OK:
             why = raw.problem or exc.why
-            return _not_yet(row, max(again, _retry_after(raw.retry_after)), f"the service is disturbed: {why}")
+            return _not_yet(work, row, max(again, _retry_after(raw.retry_after)), f"the service is disturbed: {why}")
         raise
     told = advice(Operation.GET, answer.errors)
     if not answer.ok and told.kind is not Kind.TRY_AGAIN:
@@ -100,7 +104,7 @@ def retrieve(work: Work, row: Enrollment) -> Outcome:
         )
         return Outcome(row.state, detail={"answer": stored.id, "errors": answer.errors}, error=refused)
     if not answer.ok or answer.certificate is None:
-        return _not_yet(row, again, f"not ready yet ({facts.error_text(answer.errors) or 'no reason given'})")
+        return _not_yet(work, row, again, f"not ready yet ({facts.error_text(answer.errors) or 'no reason given'})")
     return issued(work, row, answer.certificate)
 
 
@@ -146,10 +150,17 @@ def _older_serials(work: Work, row: Enrollment) -> frozenset[int]:
 
 
 def _poll_delay(work: Work, row: Enrollment) -> timedelta:
-    """Return the wait before the next getCertificate: growing, bounded, with jitter, so that clients spread out."""
+    """Return the wait before the next getCertificate: growing, bounded, with jitter, so that clients spread out.
+
+    A certificate that is not there after an hour is not to be expected within minutes any more.
+    """
     limits = work.parts.settings.service
     seconds = min(limits.longest_poll_seconds, limits.first_poll_seconds * POLL_GROWTH ** min(row.tries, MOST_GROWTH))
-    return timedelta(seconds=seconds * random.uniform(0.9, 1.1))  # noqa: S311 - politeness, not secrecy
+    wait = timedelta(seconds=seconds)
+    since = timedelta() if row.sent_at is None else work.parts.now - row.sent_at
+    if since > USUAL_ISSUING:
+        wait = max(wait, min(since / 10, calendar.LONGEST_DELAY))
+    return wait * random.uniform(0.9, 1.1)  # noqa: S311 - politeness, not secrecy
 
 
 def _retry_after(header: str) -> timedelta:
@@ -159,9 +170,17 @@ def _retry_after(header: str) -> timedelta:
     return min(timedelta(seconds=int(header)), LONGEST_RETRY_AFTER)
 
 
-def _not_yet(row: Enrollment, wait: timedelta, told: str) -> Outcome:
-    """The enrollment stays as it is; look again later."""
-    return Outcome(row.state, changes={"tries": row.tries + 1}, detail={"told": told}, told=told, wait=wait)
+def _not_yet(work: Work, row: Enrollment, wait: timedelta, told: str) -> Outcome:
+    """The enrollment stays as it is; look again later. After a day that is a problem."""
+    changes: dict[str, Any] = {"tries": row.tries + 1}
+    if row.sent_at is not None and work.parts.now - row.sent_at > LONG_ISSUING:
+        error = ServiceRefused(
+            f"The certificate of enrollment {row.id} has not come within a day of its request",
+            why=told,
+            next_step=f"Ask the service's support, with RetrievalId {row.retrieval_id}. It is asked for meanwhile",
+        )
+        changes["problem"] = facts.problem(error)
+    return Outcome(row.state, changes=changes, detail={"told": told}, told=told, wait=wait)
 
 
 def store(work: Work, row: Enrollment) -> Outcome:
@@ -183,61 +202,6 @@ def store(work: Work, row: Enrollment) -> Outcome:
         detail={"vault_path": location.path, "vault_version": version},
         told=f"in the token, and in Vault at {location.path}",
     )
-
-
-def activate(work: Work, row: Enrollment) -> Outcome:
-    """Publish it as the current certificate of its customer and channel; the engine supersedes the one before it.
-
-    Where another one is in use and valid, that waits until the far end takes the new one, and for a window.
-    """
-    in_use = [
-        old for old in work.parts.journal.current(row.environment, row.customer_id, row.channel) if old.id != row.id
-    ]
-    _refuse_pushed_aside(work, row, in_use)
-    gap = not any(old.not_after is not None and old.not_after > work.parts.now for old in in_use)
-    due = work.parts.now if gap or work.at_once else _activation(work, row)
-    if due > work.parts.now:
-        told = f"it is put to use from {due:%Y-%m-%d %H:%M} UTC; at once: varmenne activate {row.id}"
-        return Outcome(row.state, told=told, wait=due - work.parts.now)
-    hooks.before_activation(work, row)
-    location = facts.place(work.parts.settings, row.customer_id, row.channel)
-    record = facts.record(row)
-    version = work.parts.store.publish(
-        location,
-        record,
-        operation=facts.publication(row),
-        custom_metadata=index_strings(record),
-        expected_version=max((old.vault_version or 0 for old in in_use), default=0),
-        older=row.vault_version is not None,
-    )
-    return Outcome(
-        State.ACTIVE,
-        changes={"vault_path": location.path, "vault_version": version},
-        detail={"vault_path": location.path, "vault_version": version},
-        told=f"it is the current certificate, in Vault at {location.path}, version {version}",
-    )
-
-
-def _refuse_pushed_aside(work: Work, row: Enrollment, in_use: list[Enrollment]) -> None:
-    """Refuse to let a renewal take the place of another certificate than the one that it renews."""
-    ordered = row.method is not Method.RENEWAL or row.vault_version is not None
-    if ordered or not in_use or row.replaces in {old.id for old in in_use}:
-        return
-    raise StateError(
-        f"The certificate that {row.id} renews is not in use any more",
-        why=f"enrollment {row.replaces} is {renewed(work, row).state}, and {in_use[0].id} is in use",
-        next_step=f"If the renewed one is not wanted either: varmenne resolve {row.id} --abandon",
-    )
-
-
-def _activation(work: Work, row: Enrollment) -> datetime:
-    """Return when a certificate may take the place of the one in use."""
-    settings = work.parts.settings.renewal
-    earliest = max(work.parts.now, row.usable_from or work.parts.now)
-    if row.method is not Method.RENEWAL:
-        return earliest
-    windows = calendar.windows(settings.activation_windows)
-    return calendar.next_opening(windows, calendar.zone(settings.time_zone), earliest) if windows else earliest
 
 
 ACTS: dict[StepName, Callable[[Work, Enrollment], Outcome]] = {

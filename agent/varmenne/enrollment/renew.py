@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from varmenne.domain.calendar import RENEWAL_WINDOW
 from varmenne.domain.check import Check, Verdict
 from varmenne.domain.enrollment import Enrollment
-from varmenne.domain.steps import ENDED, State
+from varmenne.domain.steps import State
 from varmenne.enrollment import facts
 from varmenne.enrollment.engine import Engine
 from varmenne.enrollment.preflight import prove_token
 from varmenne.enrollment.rehearsal import rehearse as rehearsal
 from varmenne.enrollment.rehearsal import told
-from varmenne.enrollment.upkeep import begin
+from varmenne.enrollment.upkeep import begin, next_due, under_way
 from varmenne.enrollment.work import Work
-from varmenne.errors import InputError, KeyNotFound, StateError
+from varmenne.errors import InputError, KeyNotFound, StateError, VarmenneError, VaultUnavailable
 
 if TYPE_CHECKING:
     from varmenne.enrollment.parts import Parts
@@ -42,14 +44,14 @@ def renew(parts: Parts, progress: Progress, row: Enrollment, *, wait: timedelta)
         VarmenneError: whatever failed on the way; the journal tells how far it came.
     """
     facts.refuse_other_environment(parts.settings, row)
-    under_way = next((one for one in parts.journal.renewals(row.id) if one.state not in ENDED), None)
-    if under_way is None:
+    open_one = next(filter(under_way, parts.journal.renewals(row.id)), None)
+    if open_one is None:
         _refuse_too_early(parts, row)
         progress.begins("Check the token")
         progress.done(f"{prove_token(parts, progress).label} lets no key out")
-        under_way = begin(parts, row)
-    progress.reached(under_way)
-    return Engine(Work(parts, warn=progress.warns), progress).walk(under_way, until=parts.now + wait)
+        open_one = begin(parts, row)
+    progress.reached(open_one)
+    return Engine(Work(parts, warn=progress.warns), progress).walk(open_one, until=parts.now + wait)
 
 
 def _refuse_too_early(parts: Parts, row: Enrollment) -> None:
@@ -82,7 +84,11 @@ def rehearse(parts: Parts, progress: Progress, row: Enrollment) -> list[Check]:
         parts.now,
         row.state,
         step="rehearse",
-        changes={"rehearsal": result, **({"problem": None} if result["ok"] else {})},
+        changes={
+            "rehearsal": result,
+            "due_at": next_due(parts, row, row.state),
+            **({"problem": None} if result["ok"] else {}),
+        },
         detail=result,
     )
     if all(check.verdict is Verdict.OK for check in found):
@@ -119,8 +125,28 @@ def activate(parts: Parts, progress: Progress, row: Enrollment, *, generation: i
     progress.reached(wanted)
     engine = Engine(Work(parts, warn=progress.warns, at_once=True), progress)
     if wanted.state is State.SUPERSEDED:
-        return engine.order(wanted, State.STORED, changes={}, until=parts.now, act="put back")
+        with _withdrawn_on_failure(parts, wanted):
+            return engine.order(wanted, State.STORED, changes={}, until=parts.now, act="put back")
     return engine.walk(wanted, until=parts.now)
+
+
+@contextlib.contextmanager
+def _withdrawn_on_failure(parts: Parts, row: Enrollment) -> Iterator[None]:
+    """Let an order to go back lapse if it fails, lest it be carried out at another time than it was meant for.
+
+    If nobody knows whether Vault has done it, it stays ordered, and is finished when Vault answers.
+    """
+    try:
+        yield
+    except VaultUnavailable:
+        raise
+    except VarmenneError:
+        now = parts.journal.get(row.id)
+        if now.state is State.STORED:
+            due = next_due(parts, now, State.SUPERSEDED)
+            changes = {"due_at": due, "owner": None}
+            parts.journal.commit(now, parts.now, State.SUPERSEDED, step="withdraw", changes=changes)
+        raise
 
 
 def _refuse_unusable(parts: Parts, row: Enrollment) -> None:

@@ -56,7 +56,7 @@ def sign_csr(work: Work, row: Enrollment) -> dict[str, Any] | Outcome:
         )
     work.credentials.refuse_expired(work.parts.now)
     facts.refuse_unnamed_replacement(work.parts.journal, row)
-    return {"csr": row.csr or make_csr(work, row), "sent_at": work.parts.now}
+    return {"csr": row.csr or make_csr(work, row), "sent_at": work.parts.now, "tries": row.tries}
 
 
 def submit(work: Work, row: Enrollment) -> Outcome:
@@ -68,7 +68,7 @@ def submit(work: Work, row: Enrollment) -> Outcome:
             row.customer_id, row.customer_name, work.credentials, facts.pem_to_der(row.csr)
         )
     except (ServiceUnreachable, InputError, ConfigError) as exc:  # All of these come before the first byte.
-        return work.not_sent(exc)
+        return work.not_sent(row, exc)
     except OutcomeUncertain as exc:
         return _lost(work, row, exc)
     stored = work.parts.journal.record_answer(
@@ -105,7 +105,7 @@ def renew(work: Work, row: Enrollment) -> Outcome:
     try:
         raw = work.parts.service.renew_certificate(renewal_document(work, row, facts.pem_to_der(row.csr)))
     except (ServiceUnreachable, InputError, ConfigError, TokenError, VerificationError) as exc:  # Nothing has left.
-        return work.not_sent(exc)
+        return work.not_sent(row, exc)
     except OutcomeUncertain as exc:
         return _lost(work, row, exc)
     stored = work.parts.journal.record_answer(

@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING
 from varmenne.domain import calendar
 from varmenne.domain.enrollment import Enrollment
 from varmenne.domain.keys import new_key_id
+from varmenne.domain.outlook import prospect
 from varmenne.domain.steps import ENDED, Method, State
 from varmenne.enrollment import facts
+from varmenne.enrollment.activation import stranger
 from varmenne.enrollment.preflight import prove_token
 from varmenne.enrollment.progress import Silent
 from varmenne.enrollment.rehearsal import rehearse, told
 from varmenne.enrollment.work import Outcome, Work
-from varmenne.errors import ChecksFailed, InputError, StateError, VaultDenied
+from varmenne.errors import ChecksFailed, InputError, StateError, VaultDenied, VaultError
 from varmenne.journal import NewEnrollment
 from varmenne.monitoring.events import Event, log_event
 
@@ -31,10 +33,10 @@ BETWEEN_LOOKS = timedelta(days=1)
 AFTER_FAILURE = timedelta(hours=6)
 """When a rehearsal that failed is repeated: somebody may have mended the cause."""
 
-FIRST_LEASE = timedelta(minutes=10)
+UNDECIDED = timedelta(days=7)
+"""So long before its end a certificate that a person has gone back to is renewed all the same."""
 
-MOST_REFUSED = 6
-"""Refused renewals after which the wait for the next one grows no more."""
+FIRST_LEASE = timedelta(minutes=10)
 
 
 def tend(work: Work, row: Enrollment) -> Outcome:
@@ -43,20 +45,56 @@ def tend(work: Work, row: Enrollment) -> Outcome:
     renewals = parts.journal.renewals(row.id)
     if row.not_after is None or row.not_after <= now:
         return Outcome(row.state, wait=BETWEEN_LOOKS, error=facts.certificate_expired(row))
-    if (under_way := next((one for one in renewals if one.state not in ENDED), None)) is not None:
-        error = late(parts, row, under_way)
+    error = late(parts, row, renewals)
+    if any(under_way(one) for one in renewals):
         return Outcome(row.state, told="its renewal is under way", wait=BETWEEN_LOOKS, error=error)
     due = _renewal_due(parts, row, renewals)
     if due is not None and due <= now:
+        later = _later(parts, row)
+        if later is not None and row.not_after - now > UNDECIDED:
+            told_so = f"not renewed: generation {later.generation} can be put to use by `varmenne activate {later.id}`"
+            return Outcome(row.state, told=told_so, wait=BETWEEN_LOOKS, error=error)
+        _refuse_stranger(parts, row)
         prove_token(parts, Silent())
         begun = begin(parts, row)
         parts.journal.release(begun, now, due_at=now)
-        return Outcome(row.state, detail={"renewal": begun.id}, told=f"renewal {begun.id} is begun", wait=BETWEEN_LOOKS)
+        told_so = f"renewal {begun.id} is begun"
+        return Outcome(row.state, detail={"renewal": begun.id}, told=told_so, wait=BETWEEN_LOOKS, error=error)
     outcome = rehearsed(work, row)
     usual = next_due(parts, row, row.state)
     if due is not None and outcome.wait is None and usual is not None and due < usual:
-        return replace(outcome, wait=due - now)
-    return outcome
+        outcome = replace(outcome, wait=due - now)
+    return outcome if error is None else replace(outcome, error=error, wait=BETWEEN_LOOKS)
+
+
+def under_way(renewal: Enrollment) -> bool:
+    """Tell whether a renewal is still on its way to its first use."""
+    return renewal.state not in ENDED and renewal.vault_version is None
+
+
+def _later(parts: Parts, row: Enrollment) -> Enrollment | None:
+    """Return a later generation that could be put to use: a person has gone back, and no renewal undoes that."""
+    latest = parts.journal.latest_generation(row.environment, row.customer_id, row.channel)
+    for number in range(row.generation + 1, latest + 1):
+        later = parts.journal.generation(row.environment, row.customer_id, row.channel, number)
+        ready = later is not None and later.state is State.SUPERSEDED
+        if later is not None and ready and later.not_after is not None and later.not_after > parts.now:
+            return later
+    return None
+
+
+def _refuse_stranger(parts: Parts, row: Enrollment) -> None:
+    """Refuse to renew what another installation has replaced. A Vault that cannot be asked now is asked again later."""
+    try:
+        theirs = stranger(parts, row)
+    except VaultError:
+        return
+    if theirs is not None:
+        raise StateError(
+            f"The certificate of enrollment {row.id} is not renewed",
+            why=f"Vault has that of enrollment {theirs} as the current one, which another installation has put there",
+            next_step=f"If that is right, retire ours; if not: varmenne enroll --replaces {theirs}",
+        )
 
 
 def rehearsed(work: Work, row: Enrollment) -> Outcome:
@@ -114,14 +152,16 @@ def begin(parts: Parts, row: Enrollment) -> Enrollment:
     return begun
 
 
-def late(parts: Parts, row: Enrollment, renewal: Enrollment) -> StateError | None:
+def late(parts: Parts, row: Enrollment, renewals: tuple[Enrollment, ...]) -> StateError | None:
     """Make the error for a renewal that is not to be counted on any more; ``None`` while it is."""
-    by = calendar.order_by(row, renewal, timedelta(days=parts.settings.renewal.lead_days))
-    if by is None or by > parts.now or renewal.problem is None:
+    ahead = prospect(row, renewals, parts.settings.renewal.plan)
+    ready = any(under_way(one) and one.state in {State.ISSUED, State.STORED} for one in renewals)
+    if ready or ahead.order_by is None or ahead.order_by > parts.now or ahead.failing_since is None:
         return None
+    why = next((one.problem["what"] for one in renewals if one.problem is not None), "")
     return StateError(
         f"The renewal of enrollment {row.id} does not succeed, and its certificate ends on {row.not_after:%Y-%m-%d}",
-        why=renewal.problem["what"],
+        why=why,
         next_step=f"Order a new one in the e-service now, then: varmenne enroll --replaces {row.id} --credentials FILE",
     )
 
@@ -134,7 +174,8 @@ def _renewal_due(parts: Parts, row: Enrollment, renewals: tuple[Enrollment, ...]
     refused = [renewal.updated_at for renewal in renewals if renewal.state is State.REJECTED]
     if not refused:
         return opens
-    return max(opens, max(refused) + timedelta(days=2.0 ** min(len(refused) - 1, MOST_REFUSED)))
+    pause = min(timedelta(days=2.0 ** min(len(refused) - 1, 3)), calendar.LONGEST_PAUSE)
+    return max(opens, max(refused) + pause)
 
 
 def retire(work: Work, row: Enrollment) -> Outcome:
@@ -142,7 +183,11 @@ def retire(work: Work, row: Enrollment) -> Outcome:
 
     A certificate that has expired serves nobody any more, so that is the longest wait. A person need not wait.
     """
-    still_valid = row.not_after is not None and row.not_after > work.parts.now
+    now = work.parts.now
+    still_valid = row.not_after is not None and row.not_after > now
+    in_use = work.parts.journal.current(row.environment, row.customer_id, row.channel)
+    if still_valid and not any(new.not_after is not None and new.not_after > now for new in in_use):
+        return Outcome(row.state, told="nothing else is in use and valid, so it is kept", wait=BETWEEN_LOOKS)
     if still_valid and not work.at_once and (serving := _serving(work, row)):
         told_so = f"still served by {', '.join(serving)}"
         return Outcome(row.state, detail={"served_by": serving}, told=told_so, wait=BETWEEN_LOOKS)

@@ -65,11 +65,11 @@ class Work:
     stopping: Callable[[], bool] = lambda: False
     at_once: bool = False
 
-    def not_sent(self, error: VarmenneError) -> Outcome:
-        """Say that certainly nothing was sent: the enrollment is as it was before."""
+    def not_sent(self, row: Enrollment, error: VarmenneError) -> Outcome:
+        """Say that certainly nothing was sent: the enrollment is as it was before, and one try older."""
         state, sent_at = (State.KEYED, None) if self.before is None else (self.before.state, self.before.sent_at)
         detail = {**facts.problem(error), NOT_SENT: True}
-        return Outcome(state, changes={"sent_at": sent_at}, detail=detail, error=error)
+        return Outcome(state, changes={"sent_at": sent_at, "tries": row.tries}, detail=detail, error=error)
 
 
 def make_csr(work: Work, row: Enrollment) -> str:
