@@ -14,7 +14,7 @@ from varmenne.domain.enrollment import Enrollment
 from varmenne.domain.steps import State
 from varmenne.errors import StateError
 from varmenne.journal import Journal, this_process
-from varmenne.journal.claims import MAX_CLAIMS
+from varmenne.journal.claims import MAX_CLAIMS, PAUSE
 from varmenne.settings import JournalSettings
 
 
@@ -85,6 +85,28 @@ def test_a_poisoned_row_stops_and_asks_for_a_person(journal: Journal) -> None:
     assert len(journal.history(row.id)) == 2
     by_hand = journal.claim(stopped, now, lease=LEASE)
     assert journal.commit(by_hand, now, State.KEYED, step="generate").claims == 0
+
+
+def test_the_upkeep_of_a_certificate_is_tried_again_once_a_day(journal: Journal) -> None:
+    """A certificate whose upkeep nobody survives must not end forgotten; the problem stays until a try succeeds."""
+    row = journal.release(take_to(journal, add(journal), State.ACTIVE), NOW, due_at=NOW)
+    now = NOW
+    for _ in range(MAX_CLAIMS):
+        assert len(journal.claim_due(now, 1, lease=LEASE)) == 1
+        now += LEASE
+    for _ in range(3):
+        assert journal.claim_due(now, 1, lease=LEASE) == ()
+        stopped = journal.get(row.id)
+        assert (stopped.state, stopped.due_at, stopped.owner) == (State.ACTIVE, now + PAUSE, None)
+        assert stopped.problem is not None
+        assert "once a day" in stopped.problem["next_step"]
+        now += PAUSE
+        (again,) = journal.claim_due(now, 1, lease=LEASE)
+        assert again.id == row.id
+        now += LEASE
+    journal.claim_due(now, 1, lease=LEASE)
+    (again,) = journal.claim_due(now + PAUSE, 1, lease=LEASE)
+    assert journal.commit(again, now + PAUSE, State.ACTIVE, step="tend", changes={"problem": None}).claims == 0
 
 
 @pytest.mark.parametrize("sign", ["commit", "release"])

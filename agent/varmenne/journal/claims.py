@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 from datetime import datetime, timedelta
+from typing import Any
 
 import sqlalchemy as sa
 
 from varmenne.domain.enrollment import Enrollment, Event
 from varmenne.domain.identifiers import Environment
-from varmenne.domain.steps import State
+from varmenne.domain.steps import UPKEEP, State
 from varmenne.errors import StateError
 from varmenne.journal import schema
 from varmenne.journal.owner import this_process
@@ -46,6 +47,9 @@ ALL = Among()
 
 MAX_CLAIMS = 5
 """So often a row is taken without a sign of progress; each time its process ended, or lost its lease."""
+
+PAUSE = timedelta(days=1)
+"""After so long a certificate whose upkeep nobody survived is taken once more: it must not end forgotten."""
 
 
 def _due(now: datetime, limit: int | None, *more: sa.ColumnElement[bool]) -> sa.CTE:
@@ -85,21 +89,36 @@ def claim_due(
 
 
 def stop_poisoned(connection: sa.Connection, now: datetime) -> None:
-    """Take the due time from rows that nobody survives, and write why, so that a person looks at them."""
+    """Stop work on rows that nobody survives, and write why, so that a person looks at them.
+
+    An enrollment on its way is not taken any more; the upkeep of a certificate is tried once a day.
+    """
     table = schema.enrollment
     if connection.execute(sa.select(table.c.id).where(table.c.due_at <= now, table.c.claims >= MAX_CLAIMS)).all() == []:
         return
+    cared_for = table.c.state.in_(sorted(UPKEEP))
+    look = "Look into the logs of the hosts named in its history"
+    _stop(connection, now, ~cared_for, {"due_at": None}, f"{look}, then run `varmenne resume` with its ID")
+    again = {"due_at": now + PAUSE, "claims": MAX_CLAIMS - 1}
+    _stop(connection, now, cared_for, again, f"{look}; it is tried again once a day")
+
+
+def _stop(
+    connection: sa.Connection, now: datetime, which: sa.ColumnElement[bool], values: dict[str, Any], next_step: str
+) -> None:
+    """Take some of the rows that nobody survives from their owners, with the problem and its line of history."""
+    table = schema.enrollment
     problem = {
         "kind": "Poisoned",
         "what": f"Work on this enrollment was begun {MAX_CLAIMS} times, and each time the process ended without a word",
         "why": "it was killed, the machine stopped, or something that it calls never returns",
-        "next_step": "Look into the logs of the hosts named in its history, then run `varmenne resume` with its ID",
+        "next_step": next_step,
     }
-    due = _due(now, None, table.c.claims >= MAX_CLAIMS)
+    due = _due(now, None, table.c.claims >= MAX_CLAIMS, which)
     statement = (
         sa.update(table)
         .where(table.c.id.in_(sa.select(due.c.id)))
-        .values(owner=None, due_at=None, version=table.c.version + 1, updated_at=now, problem=problem)
+        .values(owner=None, version=table.c.version + 1, updated_at=now, problem=problem, **values)
         .returning(table.c.id, table.c.state)
     )
     for row in connection.execute(statement).all():
