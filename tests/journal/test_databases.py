@@ -149,6 +149,21 @@ def test_an_old_journal_is_migrated(tmp_path: Path, database: JournalSettings, n
     assert migrated == made
 
 
+@pytest.mark.parametrize(("state", "due"), [("active", True), ("superseded", True), ("abandoned", False)])
+def test_a_migration_has_old_certificates_looked_after(
+    tmp_path: Path, database: JournalSettings, state: str, due: bool
+) -> None:
+    """What is in use or was replaced by a version that knew no upkeep is due at once; what ended is not."""
+    enrollment_id = old_journal(tmp_path, database)
+    with contextlib.closing(open_database(tmp_path, database)) as old, old.transaction() as connection:
+        connection.execute(
+            sa.text("UPDATE enrollment SET state = :state, due_at = NULL, owner = NULL"), {"state": state}
+        )
+    with Journal(tmp_path, database) as journal:
+        row = journal.get(enrollment_id)
+        assert row.due_at == (row.updated_at if due else None)
+
+
 def test_a_new_journal_is_as_the_code_says(tmp_path: Path, database: JournalSettings) -> None:
     """Alembic's own comparison finds no difference between the database and the code's tables."""
     from alembic.autogenerate import compare_metadata

@@ -15,7 +15,7 @@ _OPEN = (
 
 
 def upgrade() -> None:
-    """Add what 0002 lacks, and have active certificates looked after from now on."""
+    """Add what 0002 lacks, and have certificates looked after from now on that are in use, or were."""
     moment = sa.DateTime(timezone=True)
     for column in (
         sa.Column("usable_from", moment),
@@ -45,4 +45,4 @@ def upgrade() -> None:
         sa.Column("tries", sa.Integer, nullable=False),
         sa.Column("due_at", moment, index=True),
     )
-    op.execute("UPDATE enrollment SET due_at = updated_at WHERE state = 'active' AND owner IS NULL")
+    op.execute("UPDATE enrollment SET due_at = updated_at WHERE state IN ('active', 'superseded') AND owner IS NULL")
