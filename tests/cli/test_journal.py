@@ -82,7 +82,7 @@ def test_backup_and_restore(config: Path, tmp_path: Path) -> None:
     assert done.json["recorded"] is True
     shown = run_main("--config", str(config), "show", row.id, "--json").json
     assert (shown["state"], shown["problem"]["next_step"]) == ("uncertain", f"varmenne resolve {row.id}")
-    assert "Nothing was sent since" in run(config, "restore").out
+    assert "No one-time credentials were sent since" in run(config, "restore").out
 
 
 def test_a_restore_over_a_sound_journal_asks_first(config: Path, tmp_path: Path) -> None:

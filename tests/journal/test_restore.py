@@ -488,3 +488,53 @@ def test_hosts_that_prune_at_once(tmp_path: Path, database: JournalSettings) -> 
 
                 assert list(pool.map(prune, journals)) == [0] * hosts
         assert [len(list(journal._record.begun())) for journal in journals] == [1] * hosts
+
+
+@pytest.mark.parametrize("known", [None, State.PREPARED, State.KEYED, State.SUBMITTING])
+def test_a_renewal_is_in_no_doubt(tmp_path: Path, database: JournalSettings, known: State | None) -> None:
+    """Its request uses nothing up: after a restore it is keyed with the same CSR, due, and goes on by itself."""
+    state_dir = tmp_path / "state"
+    renewal = None
+    with Journal(state_dir, database) as journal:
+        old = take_to(journal, add(journal), State.ACTIVE)
+        if known is not None:
+            renewal = take_to(journal, add(journal, method=Method.RENEWAL, replaces=old.id), known)
+    go_back(database, state_dir, tmp_path / "snapshot", take=True)
+    with Journal(state_dir, database) as journal:
+        if renewal is None:
+            renewal = add(journal, method=Method.RENEWAL, replaces=old.id)
+        elif known is State.SUBMITTING:
+            renewal = journal.commit(journal.get(renewal.id), NOW, State.KEYED, step="renew")
+        renewal = take_to(journal, renewal, State.SUBMITTING)
+        renewal = take_to(journal, journal.commit(renewal, NOW, State.KEYED, step="renew"), State.ACCEPTED)
+    go_back(database, state_dir, tmp_path / "snapshot")
+    assert restore(state_dir, database, None, LATER).doubts == ()
+    with Journal(state_dir, database) as journal:
+        back = journal.get(renewal.id)
+        assert (back.state, back.due_at, back.owner, back.problem) == (State.KEYED, LATER, None, None)
+        assert (back.csr, back.key_id) == (renewal.csr, renewal.key_id)
+        last = journal.history(back.id)[-1]
+        assert (last.step, last.source, last.target) == ("restore", State.SUBMITTING, State.KEYED)
+        assert failures(journal) == []
+        assert journal.commit(back, LATER, State.SUBMITTING, step="renew").state is State.SUBMITTING
+    with Journal(state_dir, database) as journal:
+        told = len(journal.history(renewal.id))
+    restore(state_dir, database, None, LATER)
+    with Journal(state_dir, database) as journal:
+        assert len(journal.history(renewal.id)) == told
+
+
+def test_of_two_renewals_of_a_certificate_one_goes_on(tmp_path: Path, database: JournalSettings) -> None:
+    """There is one at a time; the other is for a person to decide, who can only give it up."""
+    state_dir = tmp_path / "state"
+    with Journal(state_dir, database) as journal:
+        old = take_to(journal, add(journal), State.ACTIVE)
+    go_back(database, state_dir, tmp_path / "snapshot", take=True)
+    with Journal(state_dir, database) as journal:
+        first = take_to(journal, add(journal, method=Method.RENEWAL, replaces=old.id), State.SUBMITTING)
+        journal.commit(first, NOW, State.REJECTED, step="renew")
+        second = take_to(journal, add(journal, method=Method.RENEWAL, replaces=old.id), State.SUBMITTING)
+    go_back(database, state_dir, tmp_path / "snapshot")
+    assert restore(state_dir, database, None, LATER).doubts == (Doubt(first.id, None),)
+    with Journal(state_dir, database) as journal:
+        assert (journal.get(first.id).state, journal.get(second.id).state) == (State.UNCERTAIN, State.KEYED)

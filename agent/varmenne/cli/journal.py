@@ -212,7 +212,7 @@ def told(done: Restored) -> str:
         lines.append("These may have been sent since, and are uncertain now; decide with `varmenne resolve ID`:")
         lines += [f"  {doubt.id}  {doubt.was or 'not in the backup'}" for doubt in done.doubts]
     else:
-        lines.append("Nothing was sent since that it does not know.")
+        lines.append("No one-time credentials were sent since that it does not know of.")
     return "\n".join(lines)
 
 

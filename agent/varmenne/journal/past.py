@@ -33,6 +33,16 @@ WAYS: dict[State | None, tuple[State, ...]] = {
 }
 """What the journal knows of an enrollment whose request was begun without its knowledge → the states in between."""
 
+RENEWED: dict[State | None, tuple[State, ...]] = {
+    None: (State.PREPARED, State.KEYED),
+    State.PREPARED: (State.KEYED,),
+    State.KEYED: (),
+    State.SUBMITTING: (State.KEYED,),
+}
+"""The same for a renewal, as far as `keyed`. Its request uses nothing up, so it is simply sent again."""
+
+SENT_AGAIN = (State.SUBMITTING, State.KEYED)
+
 HOME = "home"
 """Name of the row in ``meta`` that says where PostgreSQL keeps the journal."""
 
@@ -163,6 +173,8 @@ def _at_home(database: Database, mark: Mark) -> Mark:
 def reconcile(database: Database, record: SentRecord, now: datetime) -> tuple[list[Doubt], bool]:
     """Begin a new epoch, with every enrollment `uncertain` whose request was begun without the journal knowing it.
 
+    A renewal is `keyed` instead, and goes on by itself. What is returned are those that became uncertain.
+
     If the record does not account for all that is missing, such as what another host began, that is also every
     enrollment that could have been sent since; the second value tells that it does.
     """
@@ -175,13 +187,14 @@ def reconcile(database: Database, record: SentRecord, now: datetime) -> tuple[li
         if not is_complete:
             seen = {row["id"] for row in found}
             found += [row for row in _could_have_been_sent(connection) if row["id"] not in seen]
-        for row in found:
+        uncertain = [row for row in reversed(found) if not _go_on(connection, row, now)]
+        for row in uncertain:
             _doubt(connection, row, now)
         mark = Mark(secrets.token_hex(8), max(come.sent, 0 if known is None else known.sent))
         begin_epoch(connection, mark)
     with database.translated():
         record.note(mark)
-    return [Doubt(EnrollmentId(row["id"]), row["was"]) for row in found], is_complete
+    return [Doubt(EnrollmentId(row["id"]), row["was"]) for row in reversed(uncertain)], is_complete
 
 
 def begin_epoch(connection: sa.Connection, mark: Mark) -> None:
@@ -220,37 +233,65 @@ def _unknown(connection: sa.Connection, record: SentRecord) -> tuple[list[dict[s
     return lost, count
 
 
-def _doubt(connection: sa.Connection, row: dict[str, Any], now: datetime) -> None:
-    """Make a row `uncertain` in the steps that it went, or may have gone; write it anew if it is not there."""
+def _go_on(connection: sa.Connection, row: dict[str, Any], now: datetime) -> bool:
+    """Make a renewal `keyed`, so that it asks again with the same CSR; tell whether it is one that can go on so.
+
+    There is one renewal of a certificate at a time: where another one is under way, this one is in doubt.
+    """
     was: State | None = row["was"]
-    values = {name: value for name, value in row.items() if name in schema.enrollment.c} | {
-        "state": State.UNCERTAIN,
-        "version": row["version"] + len(WAYS[None]),
-        "updated_at": now,
-        "due_at": None,
-        "owner": None,
-        "problem": {
-            "kind": OutcomeUncertain.__name__,
-            "what": f"It is uncertain whether the certificate service has accepted enrollment {row['id']}",
-            "why": "the journal was restored from an older copy, and the request may have been sent after that",
-            "next_step": f"varmenne resolve {row['id']}",
-        },
-    }
+    if row["method"] != Method.RENEWAL or was not in RENEWED:
+        return False
     table = schema.enrollment
-    if was is None:
+    others = sa.select(table.c.id).where(
+        table.c.id != row["id"],
+        table.c.replaces == row["replaces"],
+        table.c.method == Method.RENEWAL,
+        table.c.state.in_(schema.OPEN_STATES),
+        table.c.vault_version.is_(None),
+    )
+    if connection.execute(others).first() is not None:
+        return False
+    way = RENEWED[was] + SENT_AGAIN * row["missing"]
+    _bring_back(connection, row, now, way, {"due_at": now, "problem": None})
+    return True
+
+
+def _doubt(connection: sa.Connection, row: dict[str, Any], now: datetime) -> None:
+    """Make a row `uncertain`."""
+    problem = {
+        "kind": OutcomeUncertain.__name__,
+        "what": f"It is uncertain whether the certificate service has accepted enrollment {row['id']}",
+        "why": "the journal was restored from an older copy, and the request may have been sent after that",
+        "next_step": f"varmenne resolve {row['id']}",
+    }
+    # A request that was begun more than once is told as often, so that the next restore finds nothing missing.
+    way = WAYS[row["was"]] + WAYS[State.UNCERTAIN] * (row["missing"] - 1)
+    _bring_back(connection, row, now, way, {"due_at": None, "problem": problem})
+
+
+def _bring_back(
+    connection: sa.Connection, row: dict[str, Any], now: datetime, way: tuple[State, ...], values: dict[str, Any]
+) -> None:
+    """Take a row along the steps that it went, or may have gone; write it anew if it is not there."""
+    values = {name: value for name, value in row.items() if name in schema.enrollment.c} | {
+        "state": way[-1],
+        "version": row["version"] + len(way),
+        "updated_at": now,
+        "owner": None,
+        **values,
+    }
+    table, answer = schema.enrollment, schema.answer
+    if row["was"] is None:
         connection.execute(sa.insert(table).values(values))
     else:
         connection.execute(sa.update(table).where(table.c.id == row["id"]).values(values))
-    source = was
-    answer = schema.answer
     newest = sa.select(sa.func.max(answer.c.id)).where(answer.c.enrollment_id == row["id"])
     known = connection.execute(newest).scalar() or 0
-    # A request that was begun more than once is told as often, so that the next restore finds nothing missing.
-    for target in WAYS[was] + WAYS[State.UNCERTAIN] * (row["missing"] - 1):
+    source = row["was"]
+    for target in way:
         detail: dict[str, Any] = {"why": "restored from an older copy"}
         if target is State.SUBMITTING:
             # No answer that the copy has is the answer to this request.
             detail[KNOWN_ANSWER] = known
-        event = Event(now, this_process(), "restore", source, target, detail)
-        write_event(connection, row["id"], event)
+        write_event(connection, row["id"], Event(now, this_process(), "restore", source, target, detail))
         source = target

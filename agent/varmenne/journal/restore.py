@@ -119,8 +119,9 @@ def restore(state_dir: Path, settings: JournalSettings, backup: Path | None, now
         replaced = None if backup is None else _put_in_place(backup, state_dir / JOURNAL_NAME, now)
         with contextlib.closing(open_database(state_dir, settings)) as database:
             bring_up_to_date(database, record)
+            newest = _newest(database)
             doubts, recorded = past.reconcile(database, record, now)
-            return Restored(database.name, replaced, recorded, tuple(doubts), _newest(database, doubts))
+            return Restored(database.name, replaced, recorded, tuple(doubts), newest)
 
 
 def refuse_no_backup(path: Path) -> None:
@@ -163,11 +164,7 @@ def _put_in_place(backup: Path, target: Path, now: datetime) -> Path | None:
     return kept if was_there else None
 
 
-def _newest(database: Database, doubts: list[past.Doubt]) -> datetime | None:
-    """Return when the restored journal was last changed by anything but the restore."""
-    table = schema.enrollment
-    query = sa.select(sa.func.max(table.c.updated_at, type_=schema.UtcTime)).where(
-        table.c.id.not_in([doubt.id for doubt in doubts])
-    )
+def _newest(database: Database) -> datetime | None:
+    """Return when the journal was last changed."""
     with database.reading() as connection:
-        return connection.execute(query).scalar()
+        return connection.execute(sa.select(sa.func.max(schema.enrollment.c.updated_at, type_=schema.UtcTime))).scalar()
