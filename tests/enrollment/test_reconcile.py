@@ -5,10 +5,14 @@ from __future__ import annotations
 from datetime import timedelta
 
 from harness.stage import Listener, Stage, order_for
+from harness.years import IN_THE_WINDOW, Years
 from varmenne.domain.check import Verdict
 from varmenne.domain.keys import new_key_id
+from varmenne.domain.steps import State
 from varmenne.enrollment.enroll import enroll
+from varmenne.enrollment.preflight import prove_token
 from varmenne.enrollment.reconcile import reconcile
+from varmenne.enrollment.renew import activate, retire
 
 WAIT = timedelta(seconds=20)
 
@@ -44,3 +48,19 @@ def test_lost_key_is_told(stage: Stage) -> None:
     with stage.parts() as parts:
         found = {check.name: check.detail for check in reconcile(parts)}
     assert found["rows without a key"] == row.id
+
+
+def test_a_destroyed_key_is_no_loss(stage: Stage) -> None:
+    """A person has gone back and had the newest key destroyed: what is in use goes on, and no loss is told."""
+    years = Years(stage)
+    first = years.first()
+    years.pass_by(IN_THE_WINDOW)
+    second = years.renewed(first)
+    with years.parts() as parts:
+        activate(parts, Listener(), second, generation=1)
+        destroyed = retire(parts, Listener(), parts.journal.get(second.id), destroy=True)
+        assert destroyed.state is State.DESTROYED
+    with years.parts() as parts:
+        assert prove_token(parts, Listener()) == parts.token.identity()
+        (check,) = reconcile(parts)
+    assert check.verdict is Verdict.OK

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from journal.rows import LEASE, NOW, add, new
+from journal.rows import LEASE, NOW, add, new, take_to
 from varmenne.domain.enrollment import Enrollment
 from varmenne.domain.identifiers import EnrollmentId, Environment
 from varmenne.domain.keys import KeyId
-from varmenne.domain.steps import State
+from varmenne.domain.steps import Method, State
 from varmenne.errors import InputError, StateError
 from varmenne.journal import Journal, owner, schema, this_process
 from varmenne.journal.journal import MAX_ANSWER_BYTES
@@ -273,3 +273,28 @@ def test_probes_are_kept_by_token(journal: Journal) -> None:
     journal.save_probe("t", NOW + LEASE, fit=True, result={"wrap": "refused: CKR"})
     journal.save_probe("other", NOW + LEASE, fit=False, result={})
     assert journal.latest_probe("t") == (NOW + LEASE, True, {"wrap": "refused: CKR"})
+
+
+def test_only_what_is_in_use_is_renewed(journal: Journal) -> None:
+    """Who looked before somebody put another certificate in its place is refused, and no renewal is begun."""
+    old = take_to(journal, add(journal), State.ACTIVE)
+    renewal = add(journal, method=Method.RENEWAL, replaces=old.id)
+    assert renewal.state is State.PREPARED
+    journal.commit(renewal, NOW, State.ABANDONED, step="test")
+    journal.commit(old, NOW, State.SUPERSEDED, step="test")
+    with pytest.raises(StateError, match="cannot be renewed") as caught:
+        add(journal, method=Method.RENEWAL, replaces=old.id)
+    assert "it is superseded" in caught.value.why
+    with pytest.raises(StateError, match="cannot be renewed"):
+        add(journal, method=Method.RENEWAL, replaces=EnrollmentId("20200101-00000000"))
+    assert len(journal.list()) == 2
+
+
+def test_a_key_that_was_destroyed_is_not_the_newest(journal: Journal) -> None:
+    """A token is known by a key that is still needed."""
+    first = take_to(journal, add(journal), State.ACTIVE)
+    second = take_to(journal, journal.add(new(), NOW + LEASE, lease=LEASE), State.ACTIVE)
+    assert journal.newest_key("token") == second
+    for state in (State.SUPERSEDED, State.RETIRED, State.DESTROYED):
+        second = journal.commit(second, NOW, state, step="test")
+    assert journal.newest_key("token") == first

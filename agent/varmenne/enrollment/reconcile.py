@@ -23,7 +23,7 @@ SHOWN = 5
 BRING_BACK = (
     "If the journal is older: bring the newest copy of it and of journal.sent, and run `varmenne journal restore FILE`"
 )
-KEY_GONE = frozenset({State.PREPARED, State.ABANDONED, State.RETIRED, State.REJECTED, State.EXPIRED})
+KEY_GONE = frozenset({State.PREPARED, State.ABANDONED, State.RETIRED, State.DESTROYED, State.REJECTED, State.EXPIRED})
 """States in which a missing key is no loss: it was not made yet, or is not needed any more."""
 
 

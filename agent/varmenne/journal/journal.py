@@ -37,6 +37,9 @@ from varmenne.settings import JournalSettings
 MAX_ANSWER_BYTES = 256 * 1024 + 1
 """So much of an answer is kept, as much as the transport reads: a byte more than is verified, which tells its size."""
 
+NEEDLESS = (State.ABANDONED, State.RETIRED, State.DESTROYED, State.REJECTED, State.EXPIRED)
+"""States in which nobody needs the key any more."""
+
 _COLUMNS = {field.name for field in dataclasses.fields(Enrollment)}
 
 
@@ -122,8 +125,8 @@ class Journal:
         """Begin an enrollment in state ``prepared``, owned by this process.
 
         Raises:
-            StateError: an enrollment with the same transfer ID is there already, or the renewal of the same certificate
-                is under way.
+            StateError: an enrollment with the same transfer ID is there already, the renewal of the same certificate
+                is under way, or what is to be renewed is not the certificate in use any more.
         """
         owner = this_process()
         enrollment_id = ids.new_enrollment_id(now)
@@ -140,6 +143,8 @@ class Journal:
             "tries": 0,
         }
         with self._transaction() as connection:
+            if new.method is Method.RENEWAL:
+                _refuse_replaced(connection, new)
             try:
                 connection.execute(sa.insert(schema.enrollment), values)
             except IntegrityError as exc:
@@ -278,7 +283,7 @@ class Journal:
         query = (
             sa.select(table)
             .where(table.c.token == token, table.c.public_key.is_not(None))
-            .where(table.c.state.not_in([State.ABANDONED, State.RETIRED, State.REJECTED, State.EXPIRED]))
+            .where(table.c.state.not_in(NEEDLESS))
             .order_by(table.c.created_at.desc(), table.c.id)
             .limit(1)
         )
@@ -530,3 +535,20 @@ class Journal:
     def _reading(self) -> contextlib.AbstractContextManager[sa.Connection]:
         """Run a read transaction, which takes no lock."""
         return self._database.reading()
+
+
+def _refuse_replaced(connection: sa.Connection, new: NewEnrollment) -> None:
+    """Refuse a renewal of what is not in use, with the renewed row kept as it is until the renewal is written.
+
+    Raises:
+        StateError: the certificate was replaced since somebody looked.
+    """
+    table = schema.enrollment
+    query = sa.select(table.c.state).where(table.c.id == new.replaces).with_for_update(read=True)
+    state = connection.execute(query).scalar()
+    if state != State.ACTIVE:
+        raise StateError(
+            f"Enrollment {new.replaces} cannot be renewed",
+            why=f"it is {state or 'not in the journal'}; only the certificate in use is renewed",
+            next_step="`varmenne list --state active` shows those in use",
+        )
