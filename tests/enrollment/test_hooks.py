@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 
 from harness.stage import CUSTOMER, NAME, Listener, Stage, order_for
 from harness.years import IN_THE_WINDOW, Years
@@ -383,10 +384,12 @@ def test_the_day_to_order_is_that_of_the_status(stage: Stage) -> None:
     first = years.first()
     hooks.write(HookEvent.FAILED, "note", f'echo "$VARMENNE_ORDER_BY" > {stage.folder}/order-by')
     years.pass_by(IN_THE_WINDOW)
-    stage.bench.state.fault("temporary-error", count=None)
+    assert first.certificate is not None
+    stage.bench.state.revoke(x509.load_pem_x509_certificate(first.certificate.encode()).serial_number)
     for _ in range(3):
         years.once()
         years.pass_by(9 * DAY)
+    assert [row.state for row in years.rows()] == [State.ACTIVE, *[State.REJECTED] * 3]
     with years.parts() as parts:
         shown = order_days(parts)[first.id]
         queue(parts, years.get(first), HookEvent.FAILED, AWAY)

@@ -37,7 +37,7 @@ class HookOutcome(StrEnum):
     FAILED = "failed"
     """It failed, and is not tried again by itself."""
     DROPPED = "dropped"
-    """It was not run: it is not in its folder any more, or a later certificate was put to use meanwhile."""
+    """It was not run: it is not in its folder any more, or another certificate was put to use meanwhile."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

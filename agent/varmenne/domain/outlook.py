@@ -52,7 +52,7 @@ class Reason(StrEnum):
     EXPIRED = "expired", "The certificate in use has expired; only a new order helps."
     ORDER = "order", "The day has come by which new credentials must be ordered."
     UNCERTAIN = "uncertain", "A request with one-time credentials was sent, and its answer is lost."
-    POISONED = "poisoned", "Processes ended again and again at this work; nobody takes it any more."
+    POISONED = "poisoned", "Processes ended again and again at this work."
     REJECTED = "rejected", "The service refused an order."
     LAPSED = "lapsed", "One-time credentials ran out before they were sent."
     CREDENTIALS = "credentials", "It waits for its one-time credentials."
@@ -262,12 +262,12 @@ def _active(row: Enrollment, view: _View) -> Iterator[Concern]:
 
 
 def _is_poisoned(row: Enrollment) -> bool:
-    """Tell whether nobody takes a row any more, since no process survives it."""
+    """Tell whether a row is one that no process survives."""
     return (row.problem or {}).get("kind") == POISONED
 
 
 def _poisoned(row: Enrollment) -> Concern:
-    """A row that is taken again only when a person orders what was tried."""
+    """A row that no process survives: a person looks into it, and orders by hand what was tried."""
     command = BY_HAND.get(row.state, "resume {}").format(row.id)
     return _of(row, Reason.POISONED, _cause(row), f"varmenne {command}", row.updated_at)
 
