@@ -264,6 +264,7 @@ def test_retire_and_destroy(years: Years) -> None:
         with pytest.raises(StateError, match="cannot be put to use"):
             activate(parts, Listener(), retired)
         destroyed = retire(parts, Listener(), retired, destroy=True)
+        assert parts.journal.history(first.id)[-1].detail["was_there"] is True
     assert destroyed.state is State.DESTROYED
     assert years.stage.keys_of(first) == 0
     assert years.stage.keys_of(second) == 1

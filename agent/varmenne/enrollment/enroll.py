@@ -87,6 +87,9 @@ def _enroll(
             why=f"they say {credentials.customer}, the command says {order.customer}",
         )
     row = parts.journal.by_transfer(parts.settings.environment, transfer_hash(credentials.transfer))
+    if row is not None and row.state is State.EXPIRED and _valid_still(row, credentials, parts.now):
+        _free_transfer(parts, row)
+        row = None
     if row is not None:
         _refuse_other_order(row, order)
         return _go_on(parts, progress, row, credentials, wait, proven=proven)
@@ -249,6 +252,24 @@ def _expire(parts: Parts, row: Enrollment) -> None:
     raise facts.credentials_expired(row)
 
 
+def _valid_still(row: Enrollment, credentials: Credentials, now: datetime) -> bool:
+    """Tell whether credentials are valid by the present clock: one that was ahead may have ended their enrollment."""
+    until = credentials.valid_until or row.valid_until
+    return until is not None and until > now
+
+
+def _free_transfer(parts: Parts, row: Enrollment) -> None:
+    """Let a transfer ID begin anew whose enrollment expired, as only those do that never sent anything."""
+    parts.journal.commit(
+        row,
+        parts.now,
+        row.state,
+        step="free",
+        changes={"transfer_hash": None},
+        detail={"transfer_hash": row.transfer_hash},
+    )
+
+
 def _begin(
     parts: Parts,
     order: Order,
@@ -258,7 +279,7 @@ def _begin(
     transfer: str | None = None,
     valid_until: datetime | None = None,
 ) -> Enrollment:
-    """Write the new enrollment, with its key's CKA_ID reserved, before anything is made or sent."""
+    """Write the new enrollment, with its token and its key's CKA_ID reserved, before anything is made or sent."""
     new = NewEnrollment(
         environment=parts.settings.environment,
         channel=order.channel,
@@ -270,6 +291,7 @@ def _begin(
         valid_until=valid_until,
         replaces=None if old is None else old.id,
         generation=parts.journal.latest_generation(parts.settings.environment, order.customer, order.channel) + 1,
+        token=parts.token.identity().digest,
         sftp_user=None if old is None else old.sftp_user,
         contact=None if old is None else old.contact,
     )
@@ -350,6 +372,8 @@ def _refuse_other_order(row: Enrollment, order: Order) -> None:
             why=f"enrollment {row.id} is rejected; credentials are not sent a second time by themselves",
             next_step=f"After a mistyped password: varmenne resolve {row.id} --resend --credentials FILE",
         )
+    if row.state is State.EXPIRED:
+        raise facts.credentials_expired(row)
     if row.state in ENDED:
         raise StateError(
             "This transfer ID has been used",

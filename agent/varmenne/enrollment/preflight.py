@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from varmenne.domain.steps import Method
 from varmenne.enrollment import facts
 from varmenne.enrollment.reconcile import refuse_older_journal
-from varmenne.errors import TokenUnfit
+from varmenne.errors import StateError, TokenUnfit
 
 if TYPE_CHECKING:
+    from varmenne.domain.enrollment import Enrollment
     from varmenne.domain.identifiers import Channel, CustomerId
     from varmenne.domain.keys import CustodyProbe, TokenIdentity
     from varmenne.enrollment.parts import Parts
@@ -82,6 +83,21 @@ def refuse_other_token(parts: Parts) -> None:
         anchor = facts.sha256(known.public_key) if known is not None and known.public_key is not None else None
     if anchor is not None:
         parts.token.check_anchor(anchor)
+
+
+def refuse_key_elsewhere(parts: Parts, row: Enrollment) -> None:
+    """Refuse to use or destroy an enrollment's key here if it is in another token than ours, such as another host's.
+
+    Raises:
+        StateError: it is.
+        TokenError: our token cannot say which one it is.
+    """
+    if row.token not in {None, parts.token.identity().digest}:
+        raise StateError(
+            f"The key of enrollment {row.id} is in another token",
+            why=f"the [token] settings here lead to {parts.token.identity().label!r}",
+            next_step="Run this on the host that has its token, or name that host's settings with --config",
+        )
 
 
 def probe(parts: Parts) -> CustodyProbe:

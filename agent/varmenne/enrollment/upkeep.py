@@ -16,7 +16,7 @@ from varmenne.domain.outlook import prospect
 from varmenne.domain.steps import ENDED, Method, State
 from varmenne.enrollment import facts
 from varmenne.enrollment.activation import stranger
-from varmenne.enrollment.preflight import prove_token
+from varmenne.enrollment.preflight import prove_token, refuse_key_elsewhere
 from varmenne.enrollment.progress import Silent
 from varmenne.enrollment.rehearsal import rehearse, told
 from varmenne.enrollment.work import Outcome, Work
@@ -124,7 +124,7 @@ def begin(parts: Parts, row: Enrollment) -> Enrollment:
     """Write the renewal of a certificate to the journal, owned by this process, before anything is made or sent.
 
     Raises:
-        StateError: it is not in use, has expired, or its renewal is under way.
+        StateError: it is not in use, has expired, its renewal is under way, or its key is in another token.
     """
     if row.state is not State.ACTIVE:
         raise StateError(
@@ -134,6 +134,7 @@ def begin(parts: Parts, row: Enrollment) -> Enrollment:
         )
     if row.not_after is None or row.not_after <= parts.now:
         raise facts.certificate_expired(row)
+    refuse_key_elsewhere(parts, row)
     new = NewEnrollment(
         environment=row.environment,
         channel=row.channel,
@@ -206,14 +207,16 @@ def _serving(work: Work, row: Enrollment) -> list[str]:
 
 
 def destroy(work: Work, row: Enrollment) -> Outcome:
-    """Destroy a retired key in the token, and read back that it is gone."""
+    """Destroy a retired key in its token, and read back that it is gone. It may be gone already, after a crash."""
     if row.public_key is None:
         raise InputError(f"Enrollment {row.id} has no key")
-    work.parts.token.destroy(row.key_id, row.public_key)
+    refuse_key_elsewhere(work.parts, row)
+    was_there = work.parts.token.destroy(row.key_id, row.public_key)
+    key_id = row.key_id.hex()
     return Outcome(
         State.DESTROYED,
-        detail={"key_id": row.key_id.hex(), "public_key_sha256": facts.sha256(row.public_key)},
-        told=f"the key {row.key_id.hex()} is destroyed",
+        detail={"key_id": key_id, "public_key_sha256": facts.sha256(row.public_key), "was_there": was_there},
+        told=f"the key {key_id} is destroyed" if was_there else f"nothing of the key {key_id} was left in its token",
     )
 
 

@@ -28,8 +28,7 @@ class Among:
 
     Attributes:
         environment: the world that they belong to; ``None`` for both.
-        token: hash of the identity of the token that holds their keys; ``None`` for any. Rows without a key yet are
-            looked at in any case.
+        token: hash of the identity of the token that holds their keys, or will hold them; ``None`` for any.
     """
 
     environment: Environment | None = None
@@ -39,7 +38,7 @@ class Among:
         """Return them for a statement."""
         table = schema.enrollment
         environment = () if self.environment is None else (table.c.environment == self.environment,)
-        token = () if self.token is None else (sa.or_(table.c.token.is_(None), table.c.token == self.token),)
+        token = () if self.token is None else (table.c.token == self.token,)
         return (*environment, *token)
 
 
