@@ -52,6 +52,23 @@ def test_help_has_examples_and_fits(words: tuple[str, ...]) -> None:
     assert run_main(*words, "-h").out == result.out
 
 
+def test_the_environment_is_weaker_than_an_option(
+    shared_stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """VARMENNE_CONFIG counts only where --config stands neither in front of the command's name nor behind it."""
+    other, here = tmp_path / "other.toml", str(shared_stage.config)
+    other.write_text(re.sub("state_dir = .*", f'state_dir = "{tmp_path}/other"', shared_stage.config.read_text()))
+    monkeypatch.setenv("VARMENNE_CONFIG", here)
+    usual = run_main("journal", "path").out
+    named = run_main("journal", "path", "--config", str(other)).out
+    assert (usual, named) == (f"{shared_stage.state_dir}/journal.sqlite\n", f"{tmp_path}/other/journal.sqlite\n")
+    assert run_main("--config", str(other), "journal", "path").out == named
+    assert run_main("--config", here, "journal", "path", "--config", str(other)).out == named
+    for command in (("journal", "path"), ("list",), ("doctor",)):
+        refused = run_main("--config", "/nonexistent.toml", *command)
+        assert (refused.code, "/nonexistent.toml" in refused.err) == (3, True)
+
+
 @pytest.mark.parametrize("words", [(), ("list",), ("trust",), ("trust", "import")], ids=" ".join)
 def test_help_as_a_word(words: tuple[str, ...]) -> None:
     """Who types `help` first, as with other programs, gets what --help shows."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 if TYPE_CHECKING:
     from varmenne.enrollment.parts import Parts
@@ -176,11 +177,17 @@ def as_json(data: object, *, indent: int | None = None) -> str:
 
 
 def _store(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
-    """Make a callback that keeps an option's value in the app, unless it was not given here."""
+    """Make a callback that keeps an option's value in the app, unless it was not given here.
 
-    def callback(ctx: click.Context, _param: click.Parameter, value: Any) -> None:
-        if value:
-            setattr(ctx.ensure_object(App), name, value)
+    A command has the program's options again, and click gives the environment's value to each of them: that must not
+    take the place of what was given in front of the command's name.
+    """
+
+    def callback(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+        app = ctx.ensure_object(App)
+        from_environment = ctx.get_parameter_source(param.name or "") is ParameterSource.ENVIRONMENT
+        if value and not (from_environment and getattr(app, name)):
+            setattr(app, name, value)
 
     return callback
 
