@@ -320,6 +320,8 @@ def test_a_consumer_cannot_tell_in_anothers_place(stage: Stage, tmp_path: Path) 
     done = pull(stage, tmp_path / "tls", "--acknowledge", "web-2")
     assert done.code == 14
     assert "could not be told" in done.err
+    assert "policies/consumer.hcl" in done.err
+    assert f"varmenne vault setup --for consumer --customer-id {CUSTOMER} --channel ws --consumer web-2" in done.err
     assert (bool(contents(tmp_path / "tls")), reloads(stage)) == (True, 1)
     assert served(stage) == []
 
@@ -332,6 +334,22 @@ def test_a_consumers_name_is_looked_at_first(stage: Stage, tmp_path: Path) -> No
     setup = ("vault", "setup", "--customer-id", CUSTOMER, "--print", "--for")
     assert stage.run(*setup, "consumer", "--consumer", "a b").code in {3, 4}
     assert stage.run(*setup, "publisher", "--consumer", "web-1").code == 4
+
+
+def test_a_folder_is_of_one_customer_and_channel(stage: Stage, tmp_path: Path) -> None:
+    """A certificate does not take the place of another channel's or customer's; it may when the link is removed."""
+    enroll(stage)
+    enroll(stage, "--channel", "sftp")
+    assert pull(stage, tmp_path / "tls").code == 0
+    before, link = contents(tmp_path / "tls"), (tmp_path / "tls" / "current").readlink()
+    done = pull(stage, tmp_path / "tls", "--channel", "sftp")
+    assert done.code == 4
+    assert f"has the certificate of test/{CUSTOMER}/ws, not of test/{CUSTOMER}/sftp" in done.err
+    assert (contents(tmp_path / "tls"), (tmp_path / "tls" / "current").readlink(), reloads(stage)) == (before, link, 1)
+    (tmp_path / "tls" / "current").unlink()
+    assert pull(stage, tmp_path / "tls", "--channel", "sftp").code == 0
+    assert contents(tmp_path / "tls") != before
+    assert pull(stage, tmp_path / "tls").code == 4
 
 
 def test_nothing_published_is_told(stage: Stage, tmp_path: Path) -> None:

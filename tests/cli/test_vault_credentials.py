@@ -207,10 +207,15 @@ def test_the_token_is_printed_only_by_order(stage: Stage, writer: str) -> None:
 
 
 def test_a_role_that_may_not_wrap_is_told_so(stage: Stage) -> None:
-    """The agent's own role has no such right; nothing is written."""
+    """The agent's own role has no such right; nothing is written, and the policy is named that has it."""
     file = stage.folder / "handed-over"
-    done = stage.run("credentials", "put", "--credentials", stage.credentials_file(stage.order()), "--to", file)
-    assert done.code == 11
+    source = stage.credentials_file(stage.order())
+    for to, policy in (("--to", "credentials-writer"), ("--kv", "credentials-kv-writer")):
+        done = stage.run("credentials", "put", "--credentials", source, to, file if to == "--to" else "agent")
+        assert done.code == 11
+        assert f"policies/{policy}.hcl" in done.err
+        assert f"varmenne vault setup --for {policy}." in done.err
+        assert "agent.hcl" not in done.err
     assert not file.exists()
 
 

@@ -27,6 +27,7 @@ from varmenne.enrollment import facts, revoked
 from varmenne.errors import InputError, NotFinished, VaultError, VerificationError
 from varmenne.service.certificates import SubjectPolicy, verify_certificate
 from varmenne.vault.location import consumer_name
+from varmenne.vault.policies import CONSUMER, needs_policy
 
 if TYPE_CHECKING:
     from varmenne.domain.identifiers import Channel, CustomerId
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
     from varmenne.vault import Location
 
 CURRENT = "current"
+PLACE = "place"
+"""The file that tells whose certificate, for which channel, is in the folder: nothing else there does."""
+
 RELOAD_DUE = ".reload-due"
 RELOAD_SECONDS = 60.0
 FOLDER_MODE, FILE_MODE = 0o755, 0o644
@@ -89,7 +93,8 @@ def pull(
         VaultError: Vault cannot be asked, or nothing is published.
         VerificationError: the record contradicts itself, is another customer's, is not trusted or revoked, is older
             than what is here, or the local token has another key or none. Nothing was changed.
-        InputError: the folder cannot be written, or the consumer's name cannot be part of a path.
+        InputError: the folder cannot be written or has the certificate of another customer or channel, or the
+            consumer's name cannot be part of a path. Nothing was changed.
         NotFinished: the files are in place, but the reload command failed, or Vault does not take it that they are
             served: the next pull tries again; or the settings demand to know that the certificate is not revoked, and
             it is not known: nothing was changed.
@@ -97,7 +102,8 @@ def pull(
     where = facts.place(parts.settings, customer, channel)
     if consumer:
         consumer_name(consumer)
-    published = parts.store.read(where)
+    with needs_policy(CONSUMER, _setup_options(where)):
+        published = parts.store.read(where)
     if published is None:
         raise VaultError(
             f"No certificate is published at {where.path}",
@@ -106,6 +112,7 @@ def pull(
     record = published.data
     _verify(parts, progress, customer, channel, record, with_key=with_key)
     with _alone(folder):
+        _refuse_another_place(folder, record)
         _refuse_older(folder, record, progress)
         try:
             changed = _put(folder, _files(record), note=bool(reload))
@@ -153,6 +160,28 @@ def _verify(
     )
     for warning in (*issued.warnings, *revoked.look_up(parts, [issued.certificate, *issued.chain])):
         progress.warns(warning)
+
+
+def _refuse_another_place(folder: Path, record: dict[str, Any]) -> None:
+    """Refuse to put one certificate in the place of another customer's or channel's: whoever serves it would not know.
+
+    Raises:
+        InputError: the folder has another one.
+    """
+    here, wanted = _content(folder / CURRENT / PLACE), _place(record)
+    if here in {None, wanted}:
+        return
+    raise InputError(
+        f"The folder {folder} has the certificate of {(here or '').strip()}, not of {wanted.strip()}",
+        why="each customer's channel needs a folder of its own",
+        next_step="Nothing was changed. Name another folder with --to; if this one is to change over, remove its link "
+        f"first: rm {shlex.quote(str(folder / CURRENT))}",
+    )
+
+
+def _place(record: dict[str, Any]) -> str:
+    """Return whose certificate it is, and for which channel, as the files tell it."""
+    return f"{record['environment']}/{record['customer_id']}/{record['channel']}\n"
 
 
 def _refuse_older(folder: Path, record: dict[str, Any], progress: Progress) -> None:
@@ -209,6 +238,7 @@ def _files(record: dict[str, Any]) -> dict[str, str]:
         "chain.pem": f"{record['ca_chain']}\n",
         "fullchain.pem": f"{record['fullchain']}\n",
         "key-ref": f"{record['key_ref']}\n",
+        PLACE: _place(record),
     }
 
 
@@ -263,13 +293,19 @@ def _acknowledge(parts: Parts, where: Location, consumer: str, record: dict[str,
         NotFinished: Vault does not take it.
     """
     try:
-        return parts.store.acknowledge(where, consumer, record, host=socket.gethostname(), now=parts.now)
+        with needs_policy(CONSUMER, f"{_setup_options(where)} --consumer {consumer}"):
+            return parts.store.acknowledge(where, consumer, record, host=socket.gethostname(), now=parts.now)
     except VaultError as exc:
         raise NotFinished(
             "The new files are in place, but Vault could not be told that they are served",
             why=str(exc),
             next_step=f"{exc.next_step}. The next `varmenne pull` tries again".removeprefix(". "),
         ) from exc
+
+
+def _setup_options(where: Location) -> str:
+    """Return what `varmenne vault setup` is to be told of a customer's channel."""
+    return f"--customer-id {shlex.quote(where.customer)} --channel {where.channel}"
 
 
 def _reload(command: str, folder: Path) -> None:

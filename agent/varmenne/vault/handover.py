@@ -15,6 +15,7 @@ from varmenne.errors import InputError, VaultDenied, VaultUnavailable
 from varmenne.vault import wrapping
 from varmenne.vault.connection import Connection, Patience
 from varmenne.vault.login import GivenToken
+from varmenne.vault.policies import needs_policy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,7 +48,8 @@ def hand_over(
     credentials.refuse_expired(now)
     if credentials.valid_until is not None:
         ttl = min(ttl, credentials.valid_until - now)
-    return wrapping.wrap(connection, plain_values(credentials), max(1, int(ttl.total_seconds()))), now + ttl
+    with needs_policy("credentials-writer"):
+        return wrapping.wrap(connection, plain_values(credentials), max(1, int(ttl.total_seconds()))), now + ttl
 
 
 def plain_values(credentials: Credentials) -> dict[str, str]:

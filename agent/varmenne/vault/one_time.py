@@ -16,6 +16,7 @@ from varmenne.domain.credentials import Credentials, parse_credentials
 from varmenne.errors import InputError, VaultConflict, VaultDenied, VaultError
 from varmenne.vault.handover import FROM_THE_MAIL, plain_values
 from varmenne.vault.location import is_segment
+from varmenne.vault.policies import needs_policy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,9 +47,10 @@ def put_away(connection: Connection, credentials: Credentials, folder: str, now:
     path = f"{folder}/{secrets.token_hex(16)}"
     body = {"data": plain_values(credentials), "options": {"cas": 0}}
     try:
-        answer = connection.call(
-            "putting the credentials", lambda client: client.adapter.post(_url("data", path), json=body)
-        )
+        with needs_policy("credentials-kv-writer"):
+            answer = connection.call(
+                "putting the credentials", lambda client: client.adapter.post(_url("data", path), json=body)
+            )
         ends = answer["data"]["deletion_time"]
     except VaultConflict:  # Nobody else knows the name: an earlier try of ours has written it.
         return f"{MOUNT}/{path}"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator
 from importlib import resources
 from typing import TYPE_CHECKING
 
-from varmenne.errors import InputError
+from varmenne.errors import InputError, VaultDenied
 from varmenne.vault.location import checked_path, consumer_name, customer_segment
 
 if TYPE_CHECKING:
@@ -40,6 +42,27 @@ _RECORDS = re.compile(rf'^path "{WRITTEN_FOR_MOUNT}/(data|metadata)/{WRITTEN_FOR
 _CUSTOMER = re.compile(rf'^(path "[^"]*/){WRITTEN_FOR_CUSTOMER}/', re.MULTILINE)
 _CONSUMER = re.compile(rf'^(path "[^"]*/served/){CONSUMER}"', re.MULTILINE)
 _MOUNT = re.compile(rf'^path "(sys/mounts/)?{WRITTEN_FOR_MOUNT}(/config)?"', re.MULTILINE)
+
+
+@contextlib.contextmanager
+def needs_policy(name: str, options: str = "") -> Iterator[None]:
+    """Have a refusal of Vault's policy name the one of :data:`POLICIES` that the block's calls need.
+
+    Args:
+        name: the policy; calls that the agent's suffices for need no block.
+        options: what else ``varmenne vault setup --for NAME`` has to be told.
+
+    Raises:
+        VaultDenied: as the block raised it, with the next step for this policy.
+    """
+    try:
+        yield
+    except VaultDenied as exc:
+        if exc.facts.get("reason") != "policy":
+            raise
+        setup = " ".join(filter(None, ("varmenne vault setup --for", name, options)))
+        next_step = f"Use a login that has the policy of policies/{name}.hcl; an administrator makes it: {setup}"
+        raise VaultDenied(exc.what, why=exc.why, next_step=next_step, **exc.facts) from exc
 
 
 def policy_text(
