@@ -16,10 +16,12 @@ from typing import Any
 import pytest
 
 from harness.stage import PATIENCE_SECONDS, Stage
+from varmenne.domain.hooks import HookEvent
 from varmenne.domain.steps import State
 from varmenne.service.interface import Operation
 
 AGE = timedelta(days=730 - 40)
+APPROLE = {"method": "approle", "role_id": "x"}
 
 
 class Manager:
@@ -139,6 +141,25 @@ def test_sighup_reads_the_settings_anew(stage: Stage, manager: Manager) -> None:
     assert "the old ones stay" in err
 
 
+def test_bad_settings_are_taken_over_in_no_part(stage: Stage, manager: Manager) -> None:
+    """Metrics that cannot be shown: the workers stay as many as they were, and the old metrics are shown on."""
+    # Together they would be longer than the path of a socket may be.
+    shown = manager.path.with_name("metrics")
+    stage.configure(agent={"workers": 1}, metrics={"listen": f"unix:{shown}"})
+    with running(stage, manager) as process:
+        tasks = Path(f"/proc/{process.pid}/task")
+        before = len(list(tasks.iterdir()))
+        stage.configure(agent={"workers": 9}, metrics={"listen": "unix:/nonexistent/metrics"})
+        process.send_signal(signal.SIGHUP)
+        manager.until("READY=1", times=2)
+        assert len(list(tasks.iterdir())) <= before
+        assert shown.is_socket()
+        process.send_signal(signal.SIGTERM)
+        code, err = ended(process)
+    assert code == 0
+    assert "reload-refused" in err
+
+
 def test_a_slow_answer_does_not_keep_it_from_ending(stage: Stage, manager: Manager) -> None:
     """What is under way is finished or parked; the next start goes on from there, and asks once."""
     stage.aged(stage.order(), AGE)
@@ -153,12 +174,31 @@ def test_a_slow_answer_does_not_keep_it_from_ending(stage: Stage, manager: Manag
     assert states[1] in {State.KEYED, State.ACCEPTED}
 
 
-def test_it_does_not_ask_for_a_pin(stage: Stage) -> None:
-    """Nobody sits there: it says so at the start, and not at the first renewal."""
-    stage.configure(token={"pin": "prompt"})
-    result = stage.run("run")
-    assert result.code == 4
-    assert "token.pin" in result.err
+READ_ONCE: dict[str, tuple[dict[str, dict[str, object]], str]] = {
+    "a PIN that is typed": ({"token": {"pin": "prompt"}}, "token.pin"),
+    "a PIN from a descriptor": ({"token": {"pin": "fd:0"}}, "token.pin"),
+    "a secret ID that is typed": ({"vault": {"login": APPROLE | {"secret_id": "prompt"}}}, "vault.login.secret_id"),
+    "a secret ID in memory": (
+        {"vault": {"login": APPROLE | {"role": "agent", "wrapped_secret_id": "file:/x"}}},
+        "vault.login.secret_id",
+    ),
+    "a password from a descriptor": (
+        {"journal": {"url": "postgresql://nobody@/nowhere", "password": "fd:0"}},
+        "journal.password",
+    ),
+}
+"""What it is → settings, and the one that is to be changed."""
+
+
+@pytest.mark.parametrize("how", [[], ["--once"]], ids=["for years", "once"])
+@pytest.mark.parametrize("secret", READ_ONCE)
+def test_secrets_must_be_there_a_second_time(stage: Stage, secret: str, how: list[str]) -> None:
+    """Nobody sits there, and each worker logs in by itself: it says so at the start, and not at the first renewal."""
+    settings, named = READ_ONCE[secret]
+    stage.configure(**settings)
+    result = stage.run("run", *how)
+    assert result.code == 3, result
+    assert f"`{named}` to file:PATH" in result.err
 
 
 def test_once_tells_what_it_did(stage: Stage) -> None:
@@ -183,6 +223,22 @@ def test_once_ends_with_the_code_of_what_failed(stage: Stage) -> None:
     result = stage.run("run", "--once")
     assert result.code == 15, result
     assert "1 failed" in result.out
+
+
+def test_once_ends_with_the_code_of_a_hook_that_failed(stage: Stage) -> None:
+    """The certificate is in use and nothing else is wrong: that nobody reloaded it is what a timer must notice."""
+    folder = stage.folder / "hooks"
+    hook = folder / "post-activate" / "reload"
+    for event in HookEvent:
+        (folder / event).mkdir(mode=0o755, parents=True)
+    hook.write_text("#!/bin/sh\nexit 1\n")
+    hook.chmod(0o755)
+    stage.aged(stage.order(), AGE)
+    _make_due(stage)
+    stage.configure(hooks={"directory": str(folder)})
+    result = stage.run("run", "--once", "--json")
+    assert result.code == 17, result
+    assert (result.json["failed"], result.json["hooks"], result.json["hooks_failing"]) == (0, 1, 1)
 
 
 def test_nothing_is_made_where_the_journal_cannot_be(stage: Stage) -> None:

@@ -230,7 +230,7 @@ def test_two_agents_share_the_work(years: Years) -> None:
     rows = [_enrolled(years, f"000000{number}-1") for number in range(6)]
     years.pass_by(IN_THE_WINDOW)
     with years.agent() as one, years.agent() as two:
-        threads = [threading.Thread(target=agent.once, args=(timedelta(seconds=5),)) for agent in (one, two)]
+        threads = [threading.Thread(target=agent.once, args=(timedelta(seconds=10),)) for agent in (one, two)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -260,7 +260,7 @@ def test_settings_are_read_anew(years: Years) -> None:
         years.stage.configure(renewal={"automatic": True}, agent={"workers": 1})
         agent.reload(years.stage.settings)
         years.pass_by(8 * DAY)
-        agent.once(timedelta(seconds=5))
+        agent.once(timedelta(seconds=10))
         assert years.get(first).state is State.SUPERSEDED
         years.stage.configure(state_dir=str(years.stage.folder / "elsewhere"))
         with pytest.raises(StateError, match="another journal"):

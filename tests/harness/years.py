@@ -47,7 +47,7 @@ class Years:
 
         return Agent(self.stage.settings, open_parts=open_parts)
 
-    def once(self, patience: timedelta = timedelta(seconds=5), **changes: Any) -> Agent:
+    def once(self, patience: timedelta = timedelta(seconds=10), **changes: Any) -> Agent:
         """Let an agent do what is due, and return it."""
         with self.agent(**changes) as agent:
             agent.once(patience)

@@ -14,7 +14,7 @@ import click
 
 from varmenne import __version__
 from varmenne.cli.common import EXAMPLE, App, common_options
-from varmenne.errors import InputError, VarmenneError
+from varmenne.errors import HookFailed, VarmenneError
 
 if TYPE_CHECKING:
     from varmenne.enrollment.agent import Agent
@@ -54,12 +54,6 @@ def run(app: App, *, once: bool, wait: float) -> None:
     from varmenne.monitoring.logs import log_to_stderr
 
     settings = app.settings()
-    if settings.token.pin == "prompt" and not once:
-        raise InputError(
-            "The agent cannot ask for the PIN",
-            why='token.pin is "prompt", and nobody sits there when it has to log in again',
-            next_step="Set `token.pin` to file:PATH or credential:NAME",
-        )
     log_to_stderr(settings.agent.log_format, verbosity=app.verbosity)
     with Agent(settings) as agent:
         if once:
@@ -82,12 +76,19 @@ def _once(app: App, agent: Agent, wait: float) -> None:
     ):
         agent.once(timedelta(seconds=wait))
     tally = agent.tally
-    done = {"carried": tally.carried, "waiting": tally.waiting, "failed": len(tally.errors)}
+    done = {
+        "carried": tally.carried,
+        "waiting": tally.waiting,
+        "failed": len(tally.errors),
+        "hooks": tally.hooks,
+        "hooks_failing": len(tally.hooks_failing),
+    }
     text = f"{tally.carried} carried on, {tally.waiting} of them wait, {len(tally.errors)} failed."
-    app.emit(done, "Nothing was due." if not tally.carried else text)
+    hooks = f" Hooks: {tally.hooks} run, {len(tally.hooks_failing)} failing." if tally.hooks else ""
+    app.emit(done, text + hooks if any(done.values()) else "Nothing was due.")
     worst = next((error for error in tally.errors if not error.transient), next(iter(tally.errors), None))
-    if worst is not None:
-        raise click.exceptions.Exit(worst.exit_code)
+    if worst is not None or tally.hooks_failing:
+        raise click.exceptions.Exit(HookFailed.exit_code if worst is None else worst.exit_code)
 
 
 def _serve(app: App, agent: Agent) -> None:
@@ -146,8 +147,7 @@ def _reload(app: App, agent: Agent, exposure: Exposure) -> None:
     reloading()
     try:
         settings = app.settings()
-        agent.reload(settings)
-        exposure.reload(settings)
+        agent.reload(settings, also=exposure.reload)
         log_to_stderr(settings.agent.log_format, verbosity=app.verbosity)
         log_event(Event.RELOADED)
     except VarmenneError as exc:

@@ -13,31 +13,34 @@ import select
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Self
 
-from varmenne.domain import calendar
 from varmenne.domain.enrollment import Enrollment
-from varmenne.domain.hooks import HookEvent
+from varmenne.domain.hooks import HookEvent, HookOutcome, HookRun
 from varmenne.domain.steps import State
-from varmenne.enrollment import executables, facts, hooks
+from varmenne.enrollment import facts, hooks
 from varmenne.enrollment.engine import Engine, lease
 from varmenne.enrollment.parts import Parts
+from varmenne.enrollment.unattended import refuse_unusable
 from varmenne.enrollment.work import Work
 from varmenne.enrollment.workers import Job, Worker
-from varmenne.errors import ChecksFailed, NotFinished, StateError, VarmenneError
+from varmenne.errors import ChecksFailed, JournalError, NotFinished, StateError, TokenError, VarmenneError
 from varmenne.journal import Among
 from varmenne.monitoring.events import Event, log_event
 
 if TYPE_CHECKING:
+    from varmenne.domain.identifiers import EnrollmentId
     from varmenne.settings import Settings
 
-AFTER_JOURNAL_ERROR = timedelta(seconds=30)
-"""How long the agent waits before it looks again at a journal that it could not read."""
+AFTER_OUTAGE = timedelta(seconds=30)
+"""How long the agent waits before it looks again at a journal, or a token, that it could not look at."""
 
 STUCK = timedelta(minutes=30)
 """A worker that is at one piece of work for so long hangs; then the service manager is not told `alive` any more."""
 
+EVENTS: dict[type[VarmenneError], Event] = {ChecksFailed: Event.REHEARSAL_FAILED, JournalError: Event.JOURNAL_FAILED}
+"""Errors that are an event of their own, wherever they come from."""
 
 REACHED = {state: event for state in State for event in Event if event.value == state.value}
 """State → the event of having reached it."""
@@ -52,6 +55,21 @@ class Tally:
     waiting: int = 0
     hooks: int = 0
     errors: list[VarmenneError] = field(default_factory=list)
+    hooks_failing: set[int] = field(default_factory=set)
+    lasting: bool = False
+    """An agent that runs for years tells its errors and keeps none."""
+
+    def failed(self, error: VarmenneError) -> None:
+        """Keep an error, without the frames that it came through and all that they hold."""
+        if not self.lasting:
+            error.__cause__ = error.__context__ = None
+            self.errors.append(error.with_traceback(None))
+
+    def heard(self, run: HookRun) -> None:
+        """Count a run of a hook, and keep which failed and did not succeed since."""
+        self.hooks += 1
+        failing = run.outcome in {HookOutcome.FAILING, HookOutcome.FAILED} and not self.lasting
+        (self.hooks_failing.add if failing else self.hooks_failing.discard)(run.id)
 
 
 class Wake:
@@ -100,6 +118,7 @@ class Agent:
         self._parts = open_parts(settings)
         self._workers: list[Worker] = []
         self._token: str | None = None
+        self._pruned: date | None = None
 
     def __enter__(self) -> Self:
         self._parts.journal.take_back(self.now)  # A journal that cannot be used is told at once.
@@ -136,33 +155,50 @@ class Agent:
         Args:
             tick: called at each wake-up; returns within how many seconds it is to be called again.
         """
+        self.tally.lasting = True
         while not self._stopping.is_set():
             try:
                 self._hand_out()
                 seconds = self._until_due()
             except VarmenneError as exc:
-                log_event(Event.JOURNAL_FAILED, error=exc)
-                seconds = AFTER_JOURNAL_ERROR.total_seconds()
+                log_event(Event.TOKEN_FAILED if isinstance(exc, TokenError) else _event_of(exc), error=exc)
+                seconds = AFTER_OUTAGE.total_seconds()
+            self._prune()
             self.wake.wait(min(seconds, tick()))
 
     def once(self, patience: timedelta = timedelta()) -> None:
-        """Do everything that is due, and what becomes due within ``patience``, and return.
+        """Do everything that is due, then what becomes due within ``patience`` from there, and return.
 
         Raises:
             JournalError: the journal cannot be read or written.
+            TokenError: in a journal of several hosts, the token cannot be asked which rows are ours.
+        """
+        self._work_until(self.now)
+        self._work_until(self.now + patience)
+        self._prune()
+
+    def _work_until(self, moment: datetime) -> None:
+        """Do what is due up to a moment, and wait for it. What is due later is left, however late it gets meanwhile.
+
+        So it ends: what fails, or is looked at again and again, is due later each time.
         """
         while not self._stopping.is_set():
-            self._hand_out()
             due = self._next_due()
+            left = due is not None and due <= moment
+            self._hand_out() if left else self._keep_leases()
             if not all(worker.free for worker in self._workers):
                 self.wake.wait(1.0)
-            elif due is None or due > self.now + patience:
+            elif due is None or not left:
                 return
             elif due > self.now:
                 self.wake.wait((due - self.now).total_seconds())
 
-    def reload(self, settings: Settings) -> None:
-        """Work by other settings from the next piece of work on.
+    def reload(self, settings: Settings, *, also: Callable[[Settings], None] = lambda _settings: None) -> None:
+        """Work by other settings from the next piece of work on: all of them, or none.
+
+        Args:
+            settings: the other settings.
+            also: takes them over elsewhere; called when they are found fit, and if it raises, they are not taken here.
 
         Raises:
             ConfigError: they cannot be used. The old ones stay.
@@ -174,8 +210,10 @@ class Agent:
                 "The settings name another journal or environment, so they are not taken over",
                 next_step="Restart the agent for that",
             )
+        also(settings)
+        if settings.token != self.settings.token:
+            self._token = None  # It may be another token.
         self.settings = settings
-        self._token = None
         self._hire()
 
     def stuck(self) -> bool:
@@ -189,7 +227,9 @@ class Agent:
             worker.finish()
         del self._workers[wanted:]
         while len(self._workers) < wanted:
-            worker = Worker(self._open_parts, lambda: self.settings, self._parts.clock, self.wake.wake)
+            worker = Worker(
+                self._open_parts, lambda: self.settings, self._parts.clock, self.wake.wake, self._tell_defect
+            )
             worker.start()
             self._workers.append(worker)
 
@@ -210,6 +250,16 @@ class Agent:
             for worker, row in zip(free, rows, strict=False):
                 log_event(Event.CLAIMED, row)
                 worker.give(self._carry(row), row)
+
+    def _prune(self) -> None:
+        """Once a day, have the journal drop what it need not keep. It can wait, so what hinders it is only told."""
+        if self._pruned == self.now.date():
+            return
+        self._pruned = self.now.date()
+        try:
+            self._parts.journal.prune(self.now)
+        except VarmenneError as exc:
+            log_event(_event_of(exc), error=exc)
 
     def _keep_leases(self) -> None:
         """Lengthen the leases of rows whose acts take long, before another host takes them for abandoned."""
@@ -258,9 +308,9 @@ class Agent:
                 log_event(Event.WAITS, engine.row, error=exc)
                 self._call_for_help(parts, engine.row, exc)
             except VarmenneError as exc:
-                self.tally.errors.append(exc)
+                self.tally.failed(exc)
                 self._tell(parts, engine.row, exc)
-            hooks.run_due(parts, enrollment=claimed.id, stopping=self._stopping.is_set)
+            self._do_hooks(parts, enrollment=claimed.id)
 
         return carry
 
@@ -268,20 +318,31 @@ class Agent:
         """Return the work of running the hooks that are due."""
 
         def run(parts: Parts, _worker: Worker) -> None:
-            with contextlib.suppress(VarmenneError):  # The journal's; the next look at it tells.
-                self.tally.hooks += hooks.run_due(parts, among=among, stopping=self._stopping.is_set)
+            self._do_hooks(parts, among=among)
 
         return run
 
+    def _do_hooks(self, parts: Parts, *, among: Among | None = None, enrollment: EnrollmentId | None = None) -> None:
+        """Run the hooks that are due; a journal that cannot be used meanwhile leaves them for later."""
+        try:
+            hooks.run_due(
+                parts, among=among, enrollment=enrollment, stopping=self._stopping.is_set, heard=self.tally.heard
+            )
+        except VarmenneError as exc:
+            self.tally.failed(exc)
+            log_event(_event_of(exc), error=exc)
+
     def _tell(self, parts: Parts, row: Enrollment, error: VarmenneError) -> None:
         """Tell log and hooks of a failure: one that may pass, or one that needs a person."""
-        event = Event.FAILED if error.transient else Event.ATTENTION
-        if isinstance(error, ChecksFailed):
-            event = Event.REHEARSAL_FAILED
-        log_event(event, row, error=error)
+        log_event(_event_of(error), row, error=error)
         hook = HookEvent.FAILED if error.transient else HookEvent.ATTENTION
         with contextlib.suppress(VarmenneError):
             hooks.queue(parts, row, hook, facts.problem(error))
+
+    def _tell_defect(self, row: Enrollment | None, error: VarmenneError) -> None:
+        """Tell of an error that nobody foresaw; its row is looked at again when its lease is over."""
+        self.tally.failed(error)
+        log_event(Event.DEFECT, row, error=error)
 
     def _call_for_help(self, parts: Parts, row: Enrollment, error: NotFinished) -> None:
         """Tell hooks of an enrollment that waits for what only a person has."""
@@ -290,20 +351,15 @@ class Agent:
                 hooks.queue(parts, row, HookEvent.FAILED, facts.problem(error))
 
 
+def _event_of(error: VarmenneError) -> Event:
+    """Return the event of a failure: by its class where that has one, and else by whether it may pass."""
+    found = (event for cls, event in EVENTS.items() if isinstance(error, cls))
+    return next(found, Event.FAILED if error.transient else Event.ATTENTION)
+
+
 def _home(settings: Settings) -> tuple[object, ...]:
     """Return what cannot change while an agent runs."""
     return settings.environment, settings.state_dir, settings.journal
-
-
-def refuse_unusable(settings: Settings) -> None:
-    """Refuse settings whose mistake would show only in two years, when a renewed certificate is to be put to use.
-
-    Raises:
-        ConfigError: a window or the time zone cannot be read, or hooks cannot be run.
-    """
-    if calendar.windows(settings.renewal.activation_windows):
-        calendar.zone(settings.renewal.time_zone)
-    executables.refuse_unusable(settings.hooks)
 
 
 class Teller:

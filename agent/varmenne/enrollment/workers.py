@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
+import traceback
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -32,6 +33,7 @@ class Worker(threading.Thread):
         settings: returns the settings that hold at present.
         clock: tells the time.
         done: called after each piece of work.
+        failed: called with the enrollment in hand, if there is one, after an error that a job did not tell of itself.
 
     Attributes:
         row: the enrollment in hand, as it was committed last.
@@ -44,6 +46,7 @@ class Worker(threading.Thread):
         settings: Callable[[], Settings],
         clock: Clock,
         done: Callable[[], None],
+        failed: Callable[[Enrollment | None, VarmenneError], None],
     ) -> None:
         super().__init__(name="varmenne worker")
         self.row: Enrollment | None = None
@@ -52,6 +55,7 @@ class Worker(threading.Thread):
         self._settings = settings
         self._clock = clock
         self._done = done
+        self._failed = failed
         self._given: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._parts: Parts | None = None
         self._opened_for: Settings | None = None
@@ -73,19 +77,29 @@ class Worker(threading.Thread):
     def run(self) -> None:
         """Work until told to finish."""
         try:
-            while True:
-                try:
-                    job = self._given.get(timeout=IDLE.total_seconds())
-                except queue.Empty:
-                    self._rest()
-                    continue
-                if job is None:
-                    return
-                job(self._ready(), self)
-                self.row = self.since = None
-                self._done()
+            while (job := self._next()) is not None:
+                self._do(job)
         finally:
             self._close()
+
+    def _next(self) -> Job | None:
+        """Wait for a piece of work, letting go of everything meanwhile; ``None``: there will be no more."""
+        while True:
+            try:
+                return self._given.get(timeout=IDLE.total_seconds())
+            except queue.Empty:
+                self._close()
+
+    def _do(self, job: Job) -> None:
+        """Do a piece of work. Whatever it ends with, this thread goes on: nobody would notice if it did not."""
+        try:
+            job(self._ready(), self)
+        except Exception as exc:  # noqa: BLE001 - the last resort: a job tells of the errors that it knows
+            self._failed(self.row, _defect(exc))
+            self._close()
+        finally:
+            self.row = self.since = None
+            self._done()
 
     def _ready(self) -> Parts:
         """Return the parts, opened anew if the settings were read anew."""
@@ -96,14 +110,19 @@ class Worker(threading.Thread):
             self._parts = self._open_parts(settings)
         return self._parts
 
-    def _rest(self) -> None:
-        """Close what is open, unless the PIN could not be read a second time."""
-        if self._opened_for is not None and not self._opened_for.token.pin.startswith(("fd:", "prompt")):
-            self._close()
-
     def _close(self) -> None:
         """Close what is open; what cannot be closed has ended anyway."""
         parts, self._parts = self._parts, None
         if parts is not None:
             with contextlib.suppress(VarmenneError):
                 parts.close()
+
+
+def _defect(exc: Exception) -> VarmenneError:
+    """Tell of an error that nobody translated: its class and its place, not its text, which may be anything."""
+    *_above, (frame, line) = traceback.walk_tb(exc.__traceback__)
+    return VarmenneError(
+        f"An unexpected error in a worker: {type(exc).__name__}",
+        why=f"in {frame.f_globals.get('__name__')}, line {line}",
+        next_step="This is a defect in varmenne, please report it. The other work goes on, and this is tried again",
+    )

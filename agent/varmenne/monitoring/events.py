@@ -42,7 +42,13 @@ class Event(StrEnum):
     RELOADED = "reloaded", INFO, "the settings were read anew"
     RELOAD_REFUSED = "reload-refused", ERROR, "new settings cannot be used; the old ones stay"
     JOURNAL_FAILED = "journal-failed", ERROR, "the journal cannot be read or written; nothing is done until it can"
+    TOKEN_FAILED = (
+        "token-failed",
+        ERROR,
+        "which rows are ours cannot be told without the token; nothing is done until it can",
+    )
     WORKER_STUCK = "worker-stuck", ERROR, "a worker hangs; the watchdog will restart the agent"
+    DEFECT = "defect", ERROR, "an unexpected error, which is a defect in varmenne; the other work goes on"
     METRICS_FAILED = "metrics-failed", WARNING, "metrics could not be read or written; the work goes on"
     WOKE = "woke", DEBUG, "the agent looked for work"
     NOTE = "note", INFO, "something that has no event of its own, told in words"
