@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from varmenne.errors import ConfigError, PinError
+
 ROOT = Path(__file__).parents[2]
 UNITS = ROOT / "scripts" / "systemd"
 DOCUMENT = (ROOT / "docs" / "host.md").read_text(encoding="utf-8")
@@ -99,6 +101,17 @@ def test_the_agent_has_no_door_but_the_network(tmp_path: Path) -> None:
         "RestrictAddressFamilies=~AF_UNIX",
         "RootDirectory=/RootImage=",
     }
+
+
+def test_the_agent_is_started_for_as_long_as_it_takes() -> None:
+    """A database that is away for longer than a few starts take must not leave the agent stopped for ever."""
+    unit = (UNITS / "varmenne.service").read_text(encoding="utf-8")
+    assert re.findall("^(?:StartLimit.*|Restart(?:|Sec|PreventExitStatus))=.*", unit, re.MULTILINE) == [
+        "StartLimitIntervalSec=0",
+        f"RestartPreventExitStatus={ConfigError.exit_code} {PinError.exit_code}",
+        "Restart=on-failure",
+        "RestartSec=30s",
+    ]
 
 
 def test_the_user_and_the_folders_can_be_made(tmp_path: Path) -> None:
