@@ -13,7 +13,7 @@ import click
 from varmenne import __version__
 from varmenne.cli.common import App
 from varmenne.cli.program import COMMANDS, INTERRUPTED, OUTPUT_LOST, PIPE_CLOSED, program
-from varmenne.domain.outlook import Reason
+from varmenne.domain.concerns import Reason
 from varmenne.domain.steps import BY_ORDER, ENDED, RENEWAL, STEPS, UPKEEP, State, Step
 from varmenne.errors import PersonNeeded, family
 from varmenne.monitoring.events import Event

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from varmenne.domain.concerns import Reason
 from varmenne.domain.enrollment import Enrollment
 from varmenne.domain.identifiers import Channel, CustomerId, EnrollmentId, Environment
 from varmenne.domain.keys import KeyId
-from varmenne.domain.outlook import WATCHED, Outlook, Plan, Reason, outlook
+from varmenne.domain.outlook import WATCHED, Outlook, Plan, outlook
 from varmenne.domain.steps import Method, State
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)

@@ -18,8 +18,8 @@ from harness.scraping import scrape
 from harness.stage import Stage, Template, open_stage
 from harness.years import IN_THE_WINDOW, Years
 from varmenne.clock import system_clock
+from varmenne.domain.concerns import Reason
 from varmenne.domain.hooks import HookOutcome
-from varmenne.domain.outlook import Reason
 from varmenne.domain.steps import State
 from varmenne.errors import family
 from varmenne.journal import Journal

@@ -20,8 +20,8 @@ from harness.stage import Stage
 from harness.years import IN_THE_WINDOW, Years
 from varmenne import __version__
 from varmenne.clock import system_clock
+from varmenne.domain.concerns import Reason
 from varmenne.domain.enrollment import Enrollment
-from varmenne.domain.outlook import Reason
 from varmenne.domain.steps import State
 from varmenne.errors import ConfigError, JournalError
 from varmenne.journal import Journal

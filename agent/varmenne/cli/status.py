@@ -11,7 +11,8 @@ from varmenne.domain.forms import iso
 from varmenne.errors import PersonNeeded
 
 if TYPE_CHECKING:
-    from varmenne.domain.outlook import Concern, Outlook, Prospect
+    from varmenne.domain.concerns import Concern
+    from varmenne.domain.outlook import Outlook, Prospect
 
 SHOWN = 20
 """So many lines of a kind are shown to a person; --json has all."""

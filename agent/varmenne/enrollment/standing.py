@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from varmenne.domain.concerns import Concern, Reason
 from varmenne.domain.enrollment import Enrollment
 from varmenne.domain.hooks import HookOutcome
 from varmenne.domain.identifiers import EnrollmentId
-from varmenne.domain.outlook import WATCHED, Concern, Outlook, Reason, outlook
+from varmenne.domain.outlook import WATCHED, Outlook, outlook
 from varmenne.errors import VarmenneError
 from varmenne.service.trust_check import ANCHORS, END_WARNING
 from varmenne.service.trust_store import TrustStore

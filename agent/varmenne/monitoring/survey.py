@@ -16,8 +16,9 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from varmenne.clock import Clock
+from varmenne.domain.concerns import Reason
 from varmenne.domain.hooks import HookOutcome
-from varmenne.domain.outlook import WATCHED, Outlook, Prospect, Reason, outlook, overdue
+from varmenne.domain.outlook import WATCHED, Outlook, Prospect, outlook, overdue
 from varmenne.errors import VarmenneError
 from varmenne.monitoring.events import Event, log_event
 from varmenne.settings import Settings
