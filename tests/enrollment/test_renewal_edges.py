@@ -194,3 +194,21 @@ def test_refused_again_and_again_is_tried_to_the_end_and_told(years: Years) -> N
     assert 7 <= len(refused) <= 12
     assert max(refused) > first.created_at + timedelta(days=730 - 14)
     assert {*range(40, 54, 2)} <= set(told)
+
+
+def test_a_clock_that_runs_ahead_destroys_nothing(years: Years) -> None:
+    """Graces end early by such a clock, but a key is destroyed only if the service says that it is that late."""
+    years.stage.configure(renewal={"destroy_after_days": 1.0})
+    first = years.first()
+    years.pass_by(IN_THE_WINDOW)
+    years.once()
+    years.passed += 40 * DAY  # Our clock alone.
+    for _ in range(2):
+        years.once()
+        years.passed += 2 * DAY
+    assert years.stage.keys_of(first) == 1
+    assert years.get(first).state is State.RETIRED
+    years.passed -= 44 * DAY
+    years.pass_by(44 * DAY)
+    years.once()
+    assert (years.get(first).state, years.stage.keys_of(first)) == (State.DESTROYED, 0)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from varmenne.domain.check import Check, Verdict
@@ -91,22 +90,13 @@ def _service(parts: Parts) -> Iterator[Check]:
         f"{parts.service.endpoint.url}, {greeting.tls_version}, certificate of {greeting.subject} "
         f"until {greeting.not_after}",
     )
-    their_time = _time_of(greeting.date)
+    their_time = greeting.time
     if their_time is not None:
         off = parts.now - their_time
         if abs(off) > CLOCK_TOLERANCE:
             yield Check("clock", Verdict.WARN, f"{off} away from the service's", "Set it, or let NTP do so")
         else:
             yield Check("clock", Verdict.OK, "agrees with the service's")
-
-
-def _time_of(date: str) -> datetime | None:
-    """Read the Date header of an answer; what cannot be read says nothing."""
-    try:
-        moment = parsedate_to_datetime(date)
-    except (ValueError, TypeError):
-        return None
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
 def _vault(parts: Parts) -> Iterator[Check]:

@@ -36,6 +36,8 @@ AFTER_FAILURE = timedelta(hours=6)
 UNDECIDED = timedelta(days=7)
 """So long before its end a certificate that a person has gone back to is renewed all the same."""
 
+CLOCK_TOLERANCE = timedelta(minutes=5)
+
 FIRST_LEASE = timedelta(minutes=10)
 
 
@@ -126,12 +128,7 @@ def begin(parts: Parts, row: Enrollment) -> Enrollment:
     Raises:
         StateError: it is not in use, has expired, its renewal is under way, or its key is in another token.
     """
-    if row.state is not State.ACTIVE:
-        raise StateError(
-            f"Enrollment {row.id} cannot be renewed",
-            why=f"it is {row.state}; only the certificate in use is renewed",
-            next_step="`varmenne list --state active` shows those in use",
-        )
+    refuse_not_in_use(row)
     if row.not_after is None or row.not_after <= parts.now:
         raise facts.certificate_expired(row)
     refuse_key_elsewhere(parts, row)
@@ -151,6 +148,20 @@ def begin(parts: Parts, row: Enrollment) -> Enrollment:
     begun = parts.journal.add(new, parts.now, lease=FIRST_LEASE)
     log_event(Event.PREPARED, begun, replaces=row.id)
     return begun
+
+
+def refuse_not_in_use(row: Enrollment) -> None:
+    """Refuse to renew what is not in use, whatever became of an earlier renewal of it.
+
+    Raises:
+        StateError: it is not in use.
+    """
+    if row.state is not State.ACTIVE:
+        raise StateError(
+            f"Enrollment {row.id} cannot be renewed",
+            why=f"it is {row.state}; only the certificate in use is renewed",
+            next_step="`varmenne list --state active` shows those in use",
+        )
 
 
 def late(parts: Parts, row: Enrollment, renewals: tuple[Enrollment, ...]) -> StateError | None:
@@ -211,6 +222,8 @@ def destroy(work: Work, row: Enrollment) -> Outcome:
     if row.public_key is None:
         raise InputError(f"Enrollment {row.id} has no key")
     refuse_key_elsewhere(work.parts, row)
+    if not work.at_once:
+        _refuse_doubtful_clock(work.parts)
     was_there = work.parts.token.destroy(row.key_id, row.public_key)
     key_id = row.key_id.hex()
     return Outcome(
@@ -218,6 +231,24 @@ def destroy(work: Work, row: Enrollment) -> Outcome:
         detail={"key_id": key_id, "public_key_sha256": facts.sha256(row.public_key), "was_there": was_there},
         told=f"the key {key_id} is destroyed" if was_there else f"nothing of the key {key_id} was left in its token",
     )
+
+
+def _refuse_doubtful_clock(parts: Parts) -> None:
+    """Destroy nothing by itself while our clock is not the service's: one that ran ahead would end every grace.
+
+    Raises:
+        ServiceUnreachable: the service cannot be asked for the time.
+        StateError: the clocks differ by more than a few minutes, or the service does not tell its own.
+    """
+    theirs = parts.service.endpoint.greet().time
+    if theirs is None or abs(parts.now - theirs) > CLOCK_TOLERANCE:
+        raise StateError(
+            "No key is destroyed while the clock is in doubt",
+            why=f"here it is {parts.now:%Y-%m-%d %H:%M} UTC, at the service {theirs:%Y-%m-%d %H:%M}"
+            if theirs
+            else "the service does not tell the time",
+            next_step="Set the clock right. By order it is done at once: varmenne retire ID --destroy",
+        )
 
 
 def next_due(parts: Parts, row: Enrollment, target: State) -> datetime | None:

@@ -12,6 +12,8 @@ import ssl
 import time
 import zlib
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
 import requests
@@ -85,6 +87,15 @@ class Greeting:
     subject: str
     not_after: str
     date: str
+
+    @property
+    def time(self) -> datetime | None:
+        """The far end's time, by its Date header (RFC 9110, 6.6.1); what cannot be read says nothing."""
+        try:
+            moment = parsedate_to_datetime(self.date)
+        except (ValueError, TypeError):
+            return None
+        return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
 @dataclass(slots=True)

@@ -18,6 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 from varmenne import __version__
+from varmenne.clock import Clock, system_clock
 from varmenne.testbench.faults import Delivery, Reply
 
 if TYPE_CHECKING:
@@ -62,10 +63,12 @@ class Site:
         document: path with query → (content type, content), or None if there is nothing.
         post: answers a body posted to :data:`SERVICE_PATH`: the reply and a line for the log; None if there is no
             service at this listener.
+        clock: tells the time that answers carry.
     """
 
     document: Callable[[str], tuple[str, bytes] | None]
     post: Callable[[bytes], tuple[Reply, str]] | None = None
+    clock: Clock = system_clock
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -83,6 +86,10 @@ class Handler(BaseHTTPRequestHandler):
     def version_string(self) -> str:
         """Name the server in every reply as what it is."""
         return self.server_version
+
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        """Date every reply by the bench's own clock."""
+        return super().date_time_string(self.server.site.clock().timestamp() if timestamp is None else timestamp)
 
     def do_GET(self) -> None:  # the name that http.server calls
         """Serve a document."""

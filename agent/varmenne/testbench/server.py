@@ -107,7 +107,7 @@ class BenchServer:
                 family.publish_trust(self.trust_dir / environment.value)
             service = BenchService(self._state, family, self._behaviour)
             starting.callback(self._forget_listener)
-            self._listener = self._listen(Site(self._interface_document, service.handle), context)
+            self._listener = self._listen(Site(self._interface_document, service.handle, self._state.now), context)
             _serve(self._listener, starting)
             self._publish(family, starting)
             write_file(directory / URL_NAME, self.url.encode() + b"\n")
