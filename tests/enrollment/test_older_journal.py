@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from harness.stage import Listener, Stage, order_for
+from harness.years import DAY, IN_THE_WINDOW, Years
+from varmenne.clock import system_clock
 from varmenne.domain.enrollment import Enrollment
 from varmenne.domain.identifiers import RetrievalId, enrollment_of_label
 from varmenne.domain.keys import new_key_id
@@ -18,6 +20,7 @@ from varmenne.enrollment.enroll import enroll, go_on
 from varmenne.enrollment.reconcile import without_row
 from varmenne.enrollment.resolve import found, resend
 from varmenne.errors import JournalError, OutcomeUncertain, ServiceUnreachable
+from varmenne.journal.restore import restore
 from varmenne.testbench.state import Order
 
 WAIT = timedelta(seconds=20)
@@ -205,3 +208,33 @@ def test_nor_is_its_request_sent_again(stage: Stage) -> None:
         resend(parts, Listener(), row, credentials, wait=WAIT)
     assert stage.sent(order.transfer_id) == 1
     assert [one.state for one in stage.rows()] == [State.UNCERTAIN]
+
+
+@pytest.mark.parametrize("came", [State.ACCEPTED, State.ACTIVE])
+def test_a_renewal_goes_on_after_a_restore(stage: Stage, came: State) -> None:
+    """The backup does not know the renewal, however far it had come: the agent asks again, and gets a certificate.
+
+    The bench refuses a second certificate for the same key, so that renewal ends, and the next one has a new key.
+    """
+    years = Years(stage)
+    first = years.first()
+    years.pass_by(IN_THE_WINDOW)
+    backup = stage.folder / "backup.sqlite"
+    with years.parts() as parts:
+        parts.journal.backup(backup)
+    if came is State.ACCEPTED:
+        stage.bench.state.fault("never-ready", count=None)
+        years.once(timedelta())
+    else:
+        years.renewed(first)
+    lost = years.rows()[-1]
+    assert (lost.state, lost.replaces) == (came, first.id)
+    stage.bench.state.clear_faults()
+    done = restore(stage.state_dir, stage.settings.journal, backup, system_clock() + years.passed)
+    assert done.doubts == ()
+    assert (years.get(lost).state, years.get(lost).csr) == (State.KEYED, lost.csr)
+    for _ in range(3):
+        years.once(timedelta(seconds=10))
+        years.pass_by(DAY)
+    assert [row.state for row in years.rows()] == [State.SUPERSEDED, State.REJECTED, State.ACTIVE]
+    assert years.record()["enrollment"] == years.rows()[-1].id
