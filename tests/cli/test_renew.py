@@ -58,6 +58,60 @@ def test_renew_and_go_back(stage: Stage) -> None:
     assert (missing.code, "has no generation 7" in missing.err) == (InputError.exit_code, True)
 
 
+def test_every_command_shows_the_same_view(stage: Stage) -> None:
+    """What `activate`, `contact set` and `sftp set-user` print is what `show` prints then, for programs too."""
+    row = aged(stage, timedelta(days=10), Channel.SFTP)
+    for words in (("sftp", "set-user", row.id, "user1"), ("contact", "set", row.id, "Maija")):
+        for form in ((), ("--json",)):
+            printed = stage.run(*words, *form)
+            assert printed.out == stage.run("show", row.id, *form).out
+    assert "renewal due  20" in printed.out or printed.json["renewal_due"]
+    old, _new = renewed(stage)
+    back = stage.run("activate", old.id, "--json")
+    assert back.json == stage.run("show", old.id, "--json").json
+    assert back.json["order_by"]
+
+
+def test_a_replaced_certificate_is_shown_where_it_is_now(stage: Stage) -> None:
+    """In Vault, `current` is another one's by then; and a key that is destroyed has no address in the token."""
+    old, new = renewed(stage)
+    was, now = stage.run("show", old.id, "--json").json, stage.run("show", new.id, "--json").json
+    assert (was["vault_path"], was["vault_version"]) == (f"varmenne/test/{CUSTOMER}/ws/generation-1", None)
+    assert (was["was_current_version"], now["was_current_version"]) == (1, None)
+    assert (now["vault_path"], now["vault_version"]) == (f"varmenne/test/{CUSTOMER}/ws/current", 2)
+    assert stage.vault.versions(was["vault_path"])
+    assert "was current version  1\n" in stage.run("show", old.id).out
+    assert was["pkcs11_uri"]
+    assert stage.run("retire", old.id, "--destroy", "--confirm", old.id).code == 0
+    gone = stage.run("show", old.id)
+    assert "pkcs11" not in gone.out
+    assert "generation-1\n" in gone.out
+
+
+def test_the_list_tells_generations(stage: Stage) -> None:
+    """Which of a channel's certificates is which is seen at a glance."""
+    renewed(stage)
+    header, *lines = stage.run("list").out.splitlines()
+    assert header.split()[4] == "GEN"
+    assert [(line.split()[1], line.split()[4]) for line in lines] == [("superseded", "1"), ("active", "2")]
+    assert [one["generation"] for one in stage.run("list", "--json").json] == [1, 2]
+
+
+def test_only_what_is_in_use_is_renewed(stage: Stage) -> None:
+    """A replaced certificate is not, even where its renewal had been begun: that one is not gone on with either."""
+    old = aged(stage)
+    stage.configure(service={"endpoint": "https://127.0.0.1:9/"})
+    stage.run("renew", old.id, "--wait", "0")
+    stage.configure()
+    assert [row.replaces for row in stage.rows()] == [None, old.id]
+    assert ordered(stage, "--replaces", old.id).code == 0
+    before = stage.world()
+    said = stage.run("renew", old.id)
+    assert said.code == StateError.exit_code
+    assert "only the certificate in use is renewed" in said.err
+    assert stage.world() == before
+
+
 def test_a_dry_run_sends_nothing_and_gives_the_request_out(stage: Stage) -> None:
     """The document is signed by the live key; a file that is there is not overwritten, and nothing else changes."""
     old = aged(stage)

@@ -64,7 +64,7 @@ def enroll(
         order = order_of(app, parts, customer=customer_id, name=customer_name, channel=channel, replaces=replaces)
         given = obtain_later(app, credentials)
         row = use_case.enroll(parts, Teller(app), order, given, wait=wait_limit(parts, wait))
-        app.emit(*details(row))
+        app.emit(*details(parts, row))
 
 
 @click.command(
@@ -113,7 +113,7 @@ def resume(
             decide = f" `varmenne resolve {row.id}` tells what can be done." if row.state is State.REJECTED else ""
             app.say(f"Nothing is left to do by itself: enrollment {row.id} is {row.state}.{decide}")
         row = use_case.go_on(parts, teller, row, credentials=given, wait=wait_limit(parts, wait))
-        app.emit(*details(row))
+        app.emit(*details(parts, row))
 
 
 def _resume_all(app: App, parts: Parts, wait: float | None) -> None:

@@ -52,8 +52,8 @@ def csr(
         order = order_of(app, parts, customer=customer_id, name=customer_name, channel=channel, replaces=replaces)
         row = use_case.make_request(parts, Teller(app), order)
         _write(out, row)
+        data, text = details(parts, row)
     app.say(f"The CSR is in {out}. When you have the certificate: varmenne import {row.id} FILE")
-    data, text = details(row)
     app.emit({**data, "out": str(out)}, text)
 
 
@@ -106,4 +106,4 @@ def import_(app: App, *, enrollment: str, file: Path) -> None:
     with app.parts(app.settings()) as parts:
         row = parts.journal.get(wanted)
         row = use_case.import_certificate(parts, Teller(app), row, certificates, wait=timedelta())
-        app.emit(*details(row))
+        app.emit(*details(parts, row))

@@ -36,7 +36,7 @@ def activate(app: App, *, enrollment: str, generation: int | None) -> None:
     with app.parts(app.settings(), notice=False) as parts:
         row = parts.journal.get(enrollment_id(enrollment))
         row = use_case.activate(parts, Teller(app), row, generation=generation)
-        app.emit(*details(row))
+        app.emit(*details(parts, row))
 
 
 @click.command(
@@ -65,4 +65,4 @@ def retire(app: App, *, enrollment: str, destroy: bool, confirm: str | None) -> 
         use_case.refuse_not_replaced(row, destroy=destroy)
         if destroy:
             confirmed(confirm, row.id, f"The key {row.key_id.hex()} is destroyed in the token. Nothing brings it back.")
-        app.emit(*details(use_case.retire(parts, Teller(app), row, destroy=destroy)))
+        app.emit(*details(parts, use_case.retire(parts, Teller(app), row, destroy=destroy)))

@@ -18,6 +18,7 @@ from varmenne.domain.steps import Method, State, StepName, step_from
 if TYPE_CHECKING:
     from varmenne.domain.enrollment import Enrollment
     from varmenne.domain.hooks import HookRun
+    from varmenne.enrollment.parts import Parts
 
 
 USER_TO_COME = (
@@ -25,7 +26,10 @@ USER_TO_COME = (
 )
 
 AHEAD = ("renewal_due", "order_by", "failing_since")
-"""What `show` tells of a certificate in use, besides its row."""
+"""What is told of a certificate in use, besides its row."""
+
+WAS_CURRENT = frozenset({State.SUPERSEDED, State.RETIRED, State.DESTROYED})
+"""States of certificates in whose place another one is at `current` in Vault."""
 
 
 def _time(moment: datetime | None) -> str | None:
@@ -42,25 +46,47 @@ def summary(row: Enrollment) -> dict[str, object]:
         "customer_id": row.customer_id,
         "customer_name": row.customer_name,
         "channel": row.channel.value,
+        "generation": row.generation,
         "not_after": _time(row.not_after),
         "updated_at": _time(row.updated_at),
     }
 
 
-def details(row: Enrollment) -> tuple[dict[str, object], str]:
+def details(parts: Parts, row: Enrollment) -> tuple[dict[str, object], str]:
     """Return all that is known of an enrollment, for programs and for people."""
+    data, text = _of_row(row)
+    plan = parts.settings.renewal.plan
+    before = prospect(row, parts.journal.renewals(row.id), plan) if row.state is State.ACTIVE else None
+    for name in AHEAD:
+        moment: datetime | None = getattr(before, name, None)
+        data[name] = _time(moment)
+        text += f"\n{name.replace('_', ' '):>24}  {_time(moment)}" if moment else ""
+    refused = [answer for answer in parts.journal.answers(row.id) if (answer.verdict or "").startswith("refused")]
+    data["refused_answers"] = [
+        {"at": _time(answer.at), "operation": answer.operation, "verdict": answer.verdict} for answer in refused
+    ]
+    for answer in refused:
+        told = f"{answer.operation}, {_time(answer.at)}, {answer.verdict}"
+        text += f"\n{'answer not believed':>24}  {told}: varmenne service answers {row.id} --out DIR"
+    runs = parts.journal.hooks.of(row.id)
+    data["hooks"] = [hook_run(run) for run in runs]
+    text += "".join(f"\n{'hook':>24}  {line}" for line in map(hook_line, runs))
+    return data, text
+
+
+def _of_row(row: Enrollment) -> tuple[dict[str, object], str]:
+    """Return what an enrollment's row tells."""
     from varmenne.enrollment import facts
 
     data: dict[str, object] = {
         **summary(row),
         "method": row.method.value,
-        "generation": row.generation,
         "replaces": row.replaces,
         "created_at": _time(row.created_at),
         "credentials_valid_until": _time(row.valid_until),
         "key_id": row.key_id.hex(),
         "key_label": row.key_label,
-        "pkcs11_uri": None if row.custody is None else facts.key_uri(row),
+        "pkcs11_uri": None if row.custody is None or row.state is State.DESTROYED else facts.key_uri(row),
         "public_key_sha256": None if row.public_key is None else facts.sha256(row.public_key),
         "sent_at": _time(row.sent_at),
         "retrieval_id": row.retrieval_id,
@@ -69,8 +95,7 @@ def details(row: Enrollment) -> tuple[dict[str, object], str]:
         "usable_from": _time(row.usable_from),
         "sftp_user": row.sftp_user,
         "contact": row.contact,
-        "vault_path": row.vault_path,
-        "vault_version": row.vault_version,
+        **_in_vault(row),
         "csr": row.csr,
         "certificate": row.certificate,
         "custody": row.custody,
@@ -87,6 +112,16 @@ def details(row: Enrollment) -> tuple[dict[str, object], str]:
     if next_words := what_next(row):
         lines.append(f"{'next':>24}  {next_words}")
     return data, "\n".join(lines)
+
+
+def _in_vault(row: Enrollment) -> dict[str, object]:
+    """Return where in Vault the certificate is: once another one is the current one, at its generation's record."""
+    if row.vault_path is None or row.state not in WAS_CURRENT:
+        return {"vault_path": row.vault_path, "vault_version": row.vault_version, "was_current_version": None}
+    from varmenne.vault.location import GENERATION
+
+    path = f"{row.vault_path.rpartition('/')[0]}/{GENERATION}{row.generation}"
+    return {"vault_path": path, "vault_version": None, "was_current_version": row.vault_version}
 
 
 def what_next(row: Enrollment) -> str:
@@ -168,10 +203,10 @@ def list_(app: App, *, state: tuple[str, ...], customer_id: str | None, limit: i
         app.say("There are no enrollments." if states is None and customer_id is None else "None matches.")
         return
     wide = max(map(len, ["CUSTOMER", *(str(row["customer_id"]) for row in rows)]))
-    header = f"{'ID':<18} {'STATE':<11} {'CUSTOMER':<{wide}} {'CHANNEL':<8} {'VALID UNTIL':<11} ORDER BY"
+    header = f"{'ID':<18} {'STATE':<11} {'CUSTOMER':<{wide}} {'CHANNEL':<8} {'GEN':>3}  {'VALID UNTIL':<11} ORDER BY"
     lines = [
         f"{row['id']:<18} {row['state']:<11} {row['customer_id']:<{wide}} {row['channel']:<8} "
-        f"{str(row['not_after'] or '-')[:10]:<11} {str(row['order_by'] or '-')[:10]}"
+        f"{row['generation']:>3}  {str(row['not_after'] or '-')[:10]:<11} {str(row['order_by'] or '-')[:10]}"
         for row in rows
     ]
     app.emit(rows, "\n".join([header, *lines]))
@@ -191,25 +226,7 @@ def list_(app: App, *, state: tuple[str, ...], customer_id: str | None, limit: i
 def show(app: App, *, enrollment: str) -> None:
     """Show one enrollment with all that is known of it."""
     with app.parts(app.settings()) as parts:
-        row = parts.journal.get(enrollment_id(enrollment))
-        refused = [answer for answer in parts.journal.answers(row.id) if (answer.verdict or "").startswith("refused")]
-        runs = parts.journal.hooks.of(row.id)
-        plan = parts.settings.renewal.plan
-        before = prospect(row, parts.journal.renewals(row.id), plan) if row.state is State.ACTIVE else None
-    data, text = details(row)
-    for name in AHEAD:
-        moment: datetime | None = getattr(before, name, None)
-        data[name] = _time(moment)
-        text += f"\n{name.replace('_', ' '):>24}  {_time(moment)}" if moment else ""
-    data["refused_answers"] = [
-        {"at": _time(answer.at), "operation": answer.operation, "verdict": answer.verdict} for answer in refused
-    ]
-    for answer in refused:
-        told = f"{answer.operation}, {_time(answer.at)}, {answer.verdict}"
-        text += f"\n{'answer not believed':>24}  {told}: varmenne service answers {row.id} --out DIR"
-    data["hooks"] = [hook_run(run) for run in runs]
-    text += "".join(f"\n{'hook':>24}  {line}" for line in map(hook_line, runs))
-    app.emit(data, text)
+        app.emit(*details(parts, parts.journal.get(enrollment_id(enrollment))))
 
 
 @click.command(

@@ -44,8 +44,8 @@ def set_user(app: App, *, enrollment: str, user: str) -> None:
 
     with app.parts(app.settings(), notice=False) as parts:
         row = set_sftp_user(parts, parts.journal.get(enrollment_id(enrollment)), user)
-    app.say(f"The user ID of {row.customer_id}'s SFTP channel is {row.sftp_user}.")
-    app.emit(*details(row))
+        app.say(f"The user ID of {row.customer_id}'s SFTP channel is {row.sftp_user}.")
+        app.emit(*details(parts, row))
 
 
 @click.group(
@@ -79,5 +79,5 @@ def set_contact(app: App, *, enrollment: str, text: str) -> None:
 
     with app.parts(app.settings(), notice=False) as parts:
         row = use_case(parts, parts.journal.get(enrollment_id(enrollment)), text)
-    app.say(IN_THE_E_SERVICE)
-    app.emit(*details(row))
+        app.say(IN_THE_E_SERVICE)
+        app.emit(*details(parts, row))

@@ -56,7 +56,7 @@ def renew(app: App, *, enrollment: str, dry_run: bool, request_out: Path | None,
             _dry_run(app, parts, row, request_out)
             return
         row = use_case.renew(parts, Teller(app), row, wait=wait_limit(parts, wait))
-        app.emit(*details(row))
+        app.emit(*details(parts, row))
 
 
 def _dry_run(app: App, parts: Parts, row: Enrollment, out: Path | None) -> None:

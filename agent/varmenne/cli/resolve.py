@@ -77,7 +77,7 @@ def resolve(
             row = use_case.abandon(parts, Teller(app), row)
         else:
             _tell_choices(app, use_case.choices(row))
-        app.emit(*details(row))
+        app.emit(*details(parts, row))
 
 
 def _tell_choices(app: App, choices: tuple[State, ...]) -> None:

@@ -16,7 +16,7 @@ from varmenne.enrollment.engine import Engine
 from varmenne.enrollment.preflight import prove_token
 from varmenne.enrollment.rehearsal import rehearse as rehearsal
 from varmenne.enrollment.rehearsal import told
-from varmenne.enrollment.upkeep import begin, next_due, under_way
+from varmenne.enrollment.upkeep import begin, next_due, refuse_not_in_use, under_way
 from varmenne.enrollment.work import Work
 from varmenne.errors import InputError, KeyNotFound, StateError, VarmenneError, VaultUnavailable
 
@@ -44,6 +44,7 @@ def renew(parts: Parts, progress: Progress, row: Enrollment, *, wait: timedelta)
         VarmenneError: whatever failed on the way; the journal tells how far it came.
     """
     facts.refuse_other_environment(parts.settings, row)
+    refuse_not_in_use(row)
     open_one = next(filter(under_way, parts.journal.renewals(row.id)), None)
     if open_one is None:
         _refuse_too_early(parts, row)
