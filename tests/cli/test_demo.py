@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -67,6 +68,7 @@ class Kept:
 
     folder: Path
     result: dict[str, Any]
+    told: str
 
     @property
     def config(self) -> Path:
@@ -92,7 +94,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
     folder = tmp_path_factory.mktemp("demo") / "a folder"
     done = varmenne("demo", "--keep", folder, "--json")
     assert done.returncode == 0, done.stderr.decode()
-    return Kept(folder, json.loads(done.stdout))
+    return Kept(folder, json.loads(done.stdout), done.stderr.decode())
 
 
 def check_result(result: dict[str, Any]) -> None:
@@ -144,6 +146,24 @@ def test_kept_demo_goes_on(kept: Kept) -> None:
         assert {line["verdict"] for line in json.loads(checks.stdout)} == {"ok", "warn"}
     assert start.returncode == 0
     assert processes_of(kept.folder) == []
+
+
+README = Path(__file__).parents[2] / "README.md"
+
+VARIES = re.compile(
+    r"\b[0-9a-f]{2}(:[0-9a-f]{2})+\b|\b[0-9a-f]{32}\b|\b\d{8}-[0-9a-f]{8}\b|\b\d{11}\b|\b\d{4}-\d\d-\d\d\b|(?<= )/.*"
+)
+"""What is another each time: serial numbers, keys, IDs, days, folders."""
+
+
+def test_the_readme_shows_what_is_said(kept: Kept) -> None:
+    """Each line of its sample is one that the demonstration prints, in that order; `…` stands for lines left out."""
+    sample = README.read_text().split("```\n• ", 1)[1].split("\n```")[0]
+    shown = [VARIES.sub("#", line) for line in f"• {sample}".splitlines()]
+    told = iter([VARIES.sub("#", line) for line in kept.told.splitlines()])
+    wanted = [line for line in shown if line.strip() not in {"", "…"} and not line.startswith("Done in ")]
+    assert len(wanted) > 20
+    assert [line for line in wanted if line not in told] == []
 
 
 def test_start_twice_is_refused(kept: Kept) -> None:
