@@ -212,3 +212,17 @@ def test_a_clock_that_runs_ahead_destroys_nothing(years: Years) -> None:
     years.pass_by(44 * DAY)
     years.once()
     assert (years.get(first).state, years.stage.keys_of(first)) == (State.DESTROYED, 0)
+
+
+def test_a_clock_that_ran_ahead_for_a_moment_is_got_over(years: Years) -> None:
+    """What was looked at while the clock was years ahead is looked at again, at the next start of the agent."""
+    first = years.first()
+    years.passed += 600 * DAY  # Our clock alone, and only for this look.
+    years.once(service={"endpoint": "https://127.0.0.1:9/"})
+    years.passed -= 600 * DAY
+    years.stage.configure()
+    years.pass_by(IN_THE_WINDOW - 300 * DAY)
+    years.once()
+    row = years.get(first)
+    assert row.due_at is not None
+    assert row.due_at < system_clock() + years.passed + 9 * DAY

@@ -23,6 +23,7 @@ from varmenne.enrollment import facts, hooks
 from varmenne.enrollment.engine import Engine, lease
 from varmenne.enrollment.parts import Parts
 from varmenne.enrollment.unattended import refuse_unusable
+from varmenne.enrollment.upkeep import latest_due
 from varmenne.enrollment.work import Work
 from varmenne.enrollment.workers import Job, Worker
 from varmenne.errors import ChecksFailed, JournalError, NotFinished, StateError, TokenError, VarmenneError
@@ -122,6 +123,7 @@ class Agent:
 
     def __enter__(self) -> Self:
         self._parts.journal.take_back(self.now)  # A journal that cannot be used is told at once.
+        self._parts.journal.pull_in(self.now, self.now + latest_due(self.settings))
         self._hire()
         return self
 
@@ -157,6 +159,7 @@ class Agent:
         """
         self.tally.lasting = True
         while not self._stopping.is_set():
+            self._woke()
             try:
                 self._hand_out()
                 seconds = self._until_due()
@@ -183,6 +186,7 @@ class Agent:
         So it ends: what fails, or is looked at again and again, is due later each time.
         """
         while not self._stopping.is_set():
+            self._woke()
             due = self._next_due()
             left = due is not None and due <= moment
             self._hand_out() if left else self._keep_leases()
@@ -233,10 +237,13 @@ class Agent:
             worker.start()
             self._workers.append(worker)
 
-    def _hand_out(self) -> None:
-        """Keep the leases of what is in hand, and give each worker that is free a row or the hooks that are due."""
+    def _woke(self) -> None:
+        """Count a look at the journal."""
         self.tally.wake_ups += 1
         log_event(Event.WOKE)
+
+    def _hand_out(self) -> None:
+        """Keep the leases of what is in hand, and give each worker that is free a row or the hooks that are due."""
         self._keep_leases()
         free = [worker for worker in self._workers if worker.free]
         if not free or self._stopping.is_set():

@@ -26,6 +26,7 @@ from varmenne.monitoring.events import Event, log_event
 
 if TYPE_CHECKING:
     from varmenne.enrollment.parts import Parts
+    from varmenne.settings import Settings
 
 BETWEEN_LOOKS = timedelta(days=1)
 """How often a certificate is looked at whose renewal is under way, was refused, or is due and cannot be begun."""
@@ -35,6 +36,9 @@ AFTER_FAILURE = timedelta(hours=6)
 
 UNDECIDED = timedelta(days=7)
 """So long before its end a certificate that a person has gone back to is renewed all the same."""
+
+LONGEST_WAIT = timedelta(days=15)
+"""What is under way waits for nothing longer: one-time credentials last 14 days, windows come every week."""
 
 CLOCK_TOLERANCE = timedelta(minutes=5)
 
@@ -249,6 +253,11 @@ def _refuse_doubtful_clock(parts: Parts) -> None:
             else "the service does not tell the time",
             next_step="Set the clock right. By order it is done at once: varmenne retire ID --destroy",
         )
+
+
+def latest_due(settings: Settings) -> timedelta:
+    """Return after how long, at most, everything is due again that is under way or in use."""
+    return timedelta(days=max(LONGEST_WAIT.days, 1.2 * settings.renewal.rehearse_days))
 
 
 def next_due(parts: Parts, row: Enrollment, target: State) -> datetime | None:

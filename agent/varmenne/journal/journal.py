@@ -202,6 +202,20 @@ class Journal(Queries):
                 update_row(connection, row, now, {"owner": None, "due_at": now}, clock_only=True)
             return len(left)
 
+    def pull_in(self, now: datetime, latest: datetime) -> int:
+        """Have looked at now what is due later than anything can be, since a clock ran ahead; return how many rows.
+
+        Args:
+            now: the present moment.
+            latest: what is under way or in use is never due later than this.
+        """
+        table = schema.enrollment
+        statement = sa.update(table).where(
+            table.c.state.in_([*schema.OPEN_STATES, State.ACTIVE]), table.c.owner.is_(None), table.c.due_at > latest
+        )
+        with self._transaction() as connection:
+            return connection.execute(statement.values(due_at=now, version=table.c.version + 1)).rowcount
+
     def renew(self, row: Enrollment, now: datetime, *, lease: timedelta) -> Enrollment:
         """Lengthen the lease of a row that is ours, through a long step. Its version stays, so a commit fits still.
 
