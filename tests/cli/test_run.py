@@ -152,7 +152,7 @@ def test_bad_settings_are_taken_over_in_no_part(stage: Stage, manager: Manager) 
         stage.configure(agent={"workers": 9}, metrics={"listen": "unix:/nonexistent/metrics"})
         process.send_signal(signal.SIGHUP)
         manager.until("READY=1", times=2)
-        assert len(list(tasks.iterdir())) <= before
+        assert len(list(tasks.iterdir())) < before + 8  # Other threads come and go.
         assert shown.is_socket()
         process.send_signal(signal.SIGTERM)
         code, err = ended(process)
