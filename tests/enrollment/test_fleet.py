@@ -89,3 +89,24 @@ def test_each_host_runs_the_hooks_of_its_keys(fleet: Stage, tmp_path: Path) -> N
     fleet.configure(journal=journal, hooks={"directory": str(folders["owner"])}, token=msgspec.to_builtins(ours))
     hooks["owner"].write_text("#!/bin/sh\n", encoding="utf-8")
     assert [run["outcome"] for run in fleet.run("hooks", "retry", row.id, "--json").json] == ["ok"]
+
+
+def test_a_person_at_the_wrong_host_changes_nothing(fleet: Stage, tmp_path: Path) -> None:
+    """`renew`, `rehearse` and `resume` there say where to go, and leave the row as the right host needs it."""
+    first = fleet.aged(fleet.order("0000001-4"), AGE)
+    token = create_softhsm_token(tmp_path / "second", label="second host", module=softhsm_module())
+    before = fleet.world()
+    fleet.configure(journal={"url": fleet.settings.journal.url}, token=msgspec.to_builtins(token.settings))
+    for command in ("renew", "rehearse"):
+        result = fleet.run(command, first.id)
+        assert (result.code, "in another token" in result.err) == (13, True), result
+    fleet.configure(journal={"url": fleet.settings.journal.url})
+    assert fleet.world() == before
+    assert fleet.run("renew", first.id, "--wait", "0").code == 14
+    (renewal,) = (row for row in fleet.rows() if row.replaces == first.id)
+    before = fleet.world()
+    fleet.configure(journal={"url": fleet.settings.journal.url}, token=msgspec.to_builtins(token.settings))
+    result = fleet.run("resume", renewal.id)
+    assert (result.code, "in another token" in result.err) == (13, True), result
+    fleet.configure(journal={"url": fleet.settings.journal.url})
+    assert fleet.world() == before

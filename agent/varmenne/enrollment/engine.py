@@ -12,6 +12,7 @@ from varmenne.domain.enrollment import Enrollment
 from varmenne.domain.steps import BY_ORDER, ENDED, KNOWN_ANSWER, UPKEEP, State, Step, StepName, step_from
 from varmenne.enrollment import facts, hooks
 from varmenne.enrollment.acts import ACTS, BEFOREHAND
+from varmenne.enrollment.preflight import refuse_key_elsewhere
 from varmenne.enrollment.upkeep import next_due
 from varmenne.enrollment.work import REQUESTS, Outcome, Work
 from varmenne.errors import NotFinished, StateError, Transient, VarmenneError
@@ -63,6 +64,7 @@ class Engine:
             HookFailed: it went as far as it goes, but a hook that was run after it failed.
             VarmenneError: an act failed. What is durable stays, and the row says what the problem is.
         """
+        self._refuse_key_elsewhere(row)
         with self._holding(row):
             self._go(until)
         return self._finished()
@@ -89,6 +91,7 @@ class Engine:
         """
         if row.state not in UPKEEP:
             raise StateError(f"Nothing of this kind is done with enrollment {row.id}", why=f"it is {row.state}")
+        self._refuse_key_elsewhere(row)
         with self._holding(row, as_seen=True):
             self._upkeep(UPKEEP[row.state])
         return self._given_back()
@@ -137,6 +140,11 @@ class Engine:
         row = self._given_back()
         hooks.finish(self._parts, self._progress, row)
         return row
+
+    def _refuse_key_elsewhere(self, row: Enrollment) -> None:
+        """Leave a row of a journal of several hosts untouched, problem included, if its key is in another's token."""
+        if self._parts.journal.shared and (next_step(row) is not None or row.state in UPKEEP):
+            refuse_key_elsewhere(self._parts, row)
 
     def _given_back(self) -> Enrollment:
         """Give the row back where it has come as far as it goes; an end has given it back already."""
