@@ -50,7 +50,9 @@ MISTYPED: dict[str, tuple[tuple[str, ...], str, int, tuple[str, ...]]] = {
     "long transfer": (ENROLL, GOOD.replace("123", "123" * 11), 4, ("transfer ID is too long", "at most 32")),
     "expired": (ENROLL, GOOD[:-1] + ', "valid_until": "2026-01-01"}', 4, ("have expired", "2026-01-01", "Order a new")),
     "other customer": (ENROLL, GOOD[:-1] + ', "customer_id": "x"}', 4, ("for another customer", "bad-input")),
-    "no file": ((*ENROLL[:-1], "/no/such/file"), "", 4, ("/no/such/file", "No such file")),
+    "no file": ((*ENROLL[:-1], "/no/such/file"), "", 4, ("/no/such/file", "No such file", "you are asked")),
+    "no token": ((*ENROLL[:-1], "vault:/no/such"), "", 4, ("/no/such", "No such file", "varmenne credentials put")),
+    "agent that waits": (("run", "--wait", "5"), "", 2, ("--wait goes with --once",)),
     "folder": ((*ENROLL[:-1], "/"), "", 4, ("credentials file / cannot be read",)),
     "show nothing": (("show", "20260101-00000000"), "", 4, ("no enrollment 20260101-00000000", "varmenne list")),
     "show nonsense": (("show", "nonsense"), "", 4, ("'nonsense' is not an enrollment ID",)),
@@ -92,7 +94,7 @@ UNUSABLE: dict[str, tuple[dict[str, dict[str, object]], int, tuple[str, ...]]] =
     # name: (changed settings, exit code, words)
     "no module": ({"token": {"module": "/no/such/module.so"}}, 5, ("/no/such/module.so",)),
     "no PKCS#11 module": ({"token": {"module": "/usr/bin/env"}}, 5, ("/usr/bin/env",)),
-    "absent token": ({"token": {"label": "no such token", "serial": ""}}, 5, ("no such token",)),
+    "absent token": ({"token": {"label": "no such token", "serial": ""}}, 5, ("no such token", "are still good")),
     "other serial": ({"token": {"serial": "0000000000000000"}}, 5, ("0000000000000000",)),
     "no PIN file": ({"token": {"pin": "file:/no/such/pin"}}, 3, ("/no/such/pin", "No such file")),
     "no PIN variable": ({"token": {"pin": "env:VARMENNE_NO_PIN"}}, 3, ("VARMENNE_NO_PIN", "not set")),
@@ -100,10 +102,10 @@ UNUSABLE: dict[str, tuple[dict[str, dict[str, object]], int, tuple[str, ...]]] =
     "Vault is down": (
         {"vault": {"address": "http://127.0.0.1:9"}},
         11,
-        ("cannot be reached", "vault.address"),
+        ("cannot be reached", "vault.address", "Nothing was spent; the credentials are still good."),
     ),
     "another server": ({"vault": {"mount": "nowhere"}}, 11, ("nowhere",)),
-    "service is down": ({"service": {"endpoint": "https://127.0.0.1:9/"}}, 7, ("127.0.0.1:9", "Nothing was sent")),
+    "service is down": ({"service": {"endpoint": "https://127.0.0.1:9/"}}, 7, ("127.0.0.1:9", "are still good")),
     "unknown host": ({"service": {"endpoint": "https://vero.invalid/"}}, 7, ("vero.invalid", "Nothing was sent")),
     "no TLS": ({"service": {"endpoint": "http://127.0.0.1:9/"}}, 4, ("not an https:// address",)),
     "real service": (
@@ -236,6 +238,9 @@ def test_used_transfer_id(shared_stage: Stage) -> None:
     assert again.code == again.json["exit_code"] == 13
     assert done.json["id"] in again.err
     assert "has been used" in again.err
+    elsewhere = shared_stage.run(*command, "--channel", "sftp")
+    assert elsewhere.code == 13
+    assert f"with varmenne show {done.json['id']}." in elsewhere.err
     other = shared_stage.order("used-up")
     another = shared_stage.run(*command[:-2], shared_stage.credentials_file(other))
     assert another.code == 13

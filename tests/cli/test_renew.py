@@ -200,6 +200,24 @@ def test_retire_and_destroy_as_confirmed(stage: Stage) -> None:
     assert (gone.code, gone.json["state"], stage.keys_of(old), stage.keys_of(new)) == (0, "destroyed", 0, 1)
 
 
+def test_what_is_so_already_is_said_so(stage: Stage) -> None:
+    """Who orders what is done, or what cannot be, is told what there is to do instead."""
+    old, new = renewed(stage)
+    assert stage.run("retire", old.id, "--destroy", "--confirm", old.id).code == 0
+    for words, sentence in (
+        (("activate", new.id), f"enrollment {new.id}, is the current one already"),
+        (("retire", old.id), "Nothing is left to be done: its key is gone"),
+        (("rehearse", old.id), "varmenne list --state active"),
+        (("sftp", "set-user", new.id, "user1"), "`varmenne list` shows the channel of each"),
+        (("contact", "set", new.id, ""), "Next: Give it in full"),
+    ):
+        before = stage.world()
+        said = stage.run(*words)
+        assert said.code in {InputError.exit_code, StateError.exit_code}
+        assert sentence in said.err
+        assert stage.world() == before
+
+
 def state_of(stage: Stage, row: Enrollment) -> State:
     """Return the state of an enrollment now."""
     return next(one.state for one in stage.rows() if one.id == row.id)
@@ -208,7 +226,9 @@ def state_of(stage: Stage, row: Enrollment) -> State:
 @pytest.mark.parametrize(
     ("words", "promise"),
     [
-        (("renew", "ID"), "`varmenne resume --all` goes on."),
+        (("renew", "ID"), "Nothing was begun; run it again."),
+        (("enroll", "--replaces", "ID"), "Nothing was begun; run it again."),
+        (("resume", "ID"), "`varmenne resume --all` goes on."),
         (("activate", "ID"), "the same command again does the rest."),
         (("retire", "ID"), "the same command again does the rest."),
         (("contact", "set", "ID", "x"), "the same command again does the rest."),

@@ -228,7 +228,7 @@ def test_what_cannot_be_put_to_use(years: Years) -> None:
     with years.parts() as parts:
         with pytest.raises(InputError, match="no generation 7"):
             activate(parts, Listener(), second, generation=7)
-        with pytest.raises(StateError, match="cannot be put to use"):
+        with pytest.raises(StateError, match="is the current one already"):
             activate(parts, Listener(), second)
     years.pass_by(timedelta(days=55))
     with years.parts() as parts, pytest.raises(StateError, match="cannot be put to use") as caught:

@@ -40,13 +40,17 @@ EXAMPLE = "\b\n"
 
 @dataclass(slots=True)
 class App:
-    """What the common options say, and the ways to print."""
+    """What the common options say, and the ways to print.
+
+    ``if_interrupted`` is true after Ctrl-C now, ``if_interrupted_later`` once there is an enrollment to go on with.
+    """
 
     config: str | None = None
     json: bool = False
     verbosity: int = 0
     color: bool | None = None
     if_interrupted: str = ""
+    if_interrupted_later: str = ""
     _warned: set[str] = field(default_factory=set)
 
     def settings(self, environment: str | None = None, endpoint: str | None = None) -> Settings:

@@ -62,7 +62,14 @@ def obtain_later(app: App, source: str | None) -> Credentials | HandedOver | Wai
     from varmenne.vault.handover import HandedOver
 
     path = Path(source.removeprefix(VAULT))
-    token = read_secret(f"file:{path}", what="wrapping token of the credentials")
+    try:
+        token = read_secret(f"file:{path}", what="wrapping token of the credentials")
+    except ConfigError as exc:
+        raise InputError(
+            f"The wrapping token of the credentials cannot be read from {path}",
+            why=exc.why,
+            next_step="Name the file that `varmenne credentials put --to` wrote; it is removed once they are opened",
+        ) from exc
     waiting = HandedOver(app.settings().vault, token, system_clock, lambda: _remove_spent(app, path))
     waiting.check()
     return waiting
@@ -115,7 +122,11 @@ def _read(app: App, path: Path) -> bytes:
                 app.warn(f"Other users may read {path}, which holds one-time credentials; run: chmod 600 {path}")
             return file.read(MAX_FILE_BYTES + 1)
     except OSError as exc:
-        raise InputError(f"The credentials file {path} cannot be read", why=exc.strerror or str(exc)) from exc
+        raise InputError(
+            f"The credentials file {path} cannot be read",
+            why=exc.strerror or str(exc),
+            next_step="Name the file with the mail's lines; without --credentials you are asked for them",
+        ) from exc
 
 
 def _ask(app: App) -> Credentials:

@@ -60,11 +60,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "completion": ("completion", "Print the completion script for a shell."),
 }
 
+GOES_ON = "What was done is safe; `varmenne resume --all` goes on."
+
+BEGINNING = ("enroll", "csr", "renew")
+"""Commands that begin an enrollment, after they have proven what they can."""
+
 IF_INTERRUPTED = {
-    **dict.fromkeys(
-        ("enroll", "csr", "import", "resume", "resolve", "renew"),
-        "What was done is safe; `varmenne resume --all` goes on.",
-    ),
+    **dict.fromkeys(BEGINNING, "Nothing was begun; run it again."),
+    **dict.fromkeys(("import", "resume", "resolve"), GOES_ON),
     **dict.fromkeys(
         ("activate", "retire", "sftp", "contact"), "What was done is safe; the same command again does the rest."
     ),
@@ -104,7 +107,9 @@ class Program(click.Group):
             advice = f"Did you mean '{near[0]}'?" if near else "`varmenne --help` lists them."
             raise click.UsageError(f"There is no command '{args[0]}'. {advice}", ctx)
         if args:
-            ctx.ensure_object(App).if_interrupted = IF_INTERRUPTED.get(args[0], "")
+            app = ctx.ensure_object(App)
+            app.if_interrupted = IF_INTERRUPTED.get(args[0], "")
+            app.if_interrupted_later = GOES_ON if args[0] in BEGINNING else ""
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature

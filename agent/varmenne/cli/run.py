@@ -11,6 +11,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from varmenne import __version__
 from varmenne.cli.common import EXAMPLE, App, common_options
@@ -53,6 +54,8 @@ def run(app: App, *, once: bool, wait: float) -> None:
     from varmenne.monitoring.events import Event, log_event
     from varmenne.monitoring.logs import log_to_stderr
 
+    if not once and click.get_current_context().get_parameter_source("wait") is not ParameterSource.DEFAULT:
+        raise click.UsageError("--wait goes with --once.")
     settings = app.settings()
     log_to_stderr(settings.agent.log_format, verbosity=app.verbosity)
     with Agent(settings) as agent:

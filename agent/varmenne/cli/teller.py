@@ -57,6 +57,7 @@ class Teller:
         """Name a new enrollment once, so that a person knows what to resume after an interruption."""
         if self._known != row.id:
             self._known = row.id
+            self._app.if_interrupted = self._app.if_interrupted_later or self._app.if_interrupted
             self._app.say(f"{click.style('•', fg='cyan')} Enrollment {click.style(row.id, bold=True)}")
 
     def _end_wait(self) -> None:

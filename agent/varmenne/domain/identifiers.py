@@ -66,7 +66,7 @@ def checked_text(kind: str, value: str) -> str:
     """
     limit = MAX_LENGTH[kind]
     if not value:
-        raise InputError(f"The {kind} is empty")
+        raise InputError(f"The {kind} is empty", next_step="Give it in full and try again")
     if len(value) > limit:
         raise InputError(f"The {kind} is too long", why=f"{len(value)} characters; at most {limit} are taken")
     if value != value.strip():

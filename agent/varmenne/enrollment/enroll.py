@@ -21,7 +21,15 @@ from varmenne.enrollment.preflight import before_spending
 from varmenne.enrollment.progress import Silent
 from varmenne.enrollment.reconcile import refuse_certified
 from varmenne.enrollment.work import Work, make_csr
-from varmenne.errors import InputError, StateError, VarmenneError, VerificationError
+from varmenne.errors import (
+    InputError,
+    ServiceError,
+    StateError,
+    TokenError,
+    VarmenneError,
+    VaultError,
+    VerificationError,
+)
 from varmenne.journal import NewEnrollment
 
 if TYPE_CHECKING:
@@ -37,6 +45,9 @@ OPENED_UNSENT = (
     "The credentials were opened, so they wait in Vault no more, and they were not sent. Put them there again from the "
     "mail (`varmenne credentials put`), then go on with the new file"
 )
+
+
+UNSPENT = "Nothing was spent; the credentials are still good"
 
 
 LAST_DAYS = timedelta(days=3)
@@ -71,8 +82,9 @@ def enroll(parts: Parts, progress: Progress, order: Order, credentials: Given, *
     if isinstance(credentials, Credentials):
         return _enroll(parts, progress, order, credentials, wait)
     # They can be fetched once: everything that needs no knowledge of them is proven first, and not once more.
-    _to_be_replaced(parts, order)
-    before_spending(parts, progress, order.customer, order.channel)
+    with _unspent():
+        _to_be_replaced(parts, order)
+        before_spending(parts, progress, order.customer, order.channel)
     with _fetched(parts, progress, credentials) as fetched:
         return _enroll(parts, progress, order, fetched, wait, proven=True)
 
@@ -92,13 +104,15 @@ def _enroll(
         row = None
     if row is not None:
         _refuse_other_order(row, order)
+        progress.reached(row)
         return _go_on(parts, progress, row, credentials, wait, proven=proven)
     credentials.refuse_expired(parts.now)
     if credentials.valid_until is not None and credentials.valid_until - parts.now < LAST_DAYS:
         progress.warns(f"The one-time credentials are valid only until {credentials.valid_until:%Y-%m-%d %H:%M} UTC")
-    old = _to_be_replaced(parts, order)
-    if not proven:
-        before_spending(parts, progress, order.customer, order.channel)
+    with _unspent():
+        old = _to_be_replaced(parts, order)
+        if not proven:
+            before_spending(parts, progress, order.customer, order.channel)
     row = _begin(
         parts,
         order,
@@ -167,6 +181,16 @@ def _fetched(parts: Parts, progress: Progress, fetch: Callable[[], Credentials])
         row = parts.journal.by_transfer(parts.settings.environment, transfer_hash(credentials.transfer))
         if row is None or row.sent_at is None:
             progress.warns(OPENED_UNSENT)
+        raise
+
+
+@contextlib.contextmanager
+def _unspent() -> Iterator[None]:
+    """Tell where something is down before the credentials are sent that they are still good."""
+    try:
+        yield
+    except (TokenError, ServiceError, VaultError) as exc:
+        exc.next_step = f"{exc.next_step.rstrip('.')}. {UNSPENT}".removeprefix(". ")
         raise
 
 
@@ -358,7 +382,9 @@ def _refuse_other_order(row: Enrollment, order: Order) -> None:
         raise StateError(
             "This transfer ID belongs to another enrollment",
             why=f"{row.id} for {row.customer_id}, channel {row.channel}, which is {row.state}",
-            next_step=f"If it was mistyped there: {free}" if unsent or row.state is State.REJECTED else "",
+            next_step=f"If it was mistyped there: {free}"
+            if unsent or row.state is State.REJECTED
+            else f"Compare the transfer ID with the mail, and --customer-id and --channel with varmenne show {row.id}",
         )
     if unsent and (order.name not in {None, row.customer_name} or order.replaces not in {None, row.replaces}):
         raise StateError(

@@ -31,7 +31,11 @@ def set_sftp_user(parts: Parts, row: Enrollment, user: str) -> Enrollment:
         StateError: the enrollment is over, or another process is at work on it.
     """
     if row.channel is not Channel.SFTP:
-        raise InputError(f"Enrollment {row.id} is for {row.channel}", why="only the SFTP channel has user IDs")
+        raise InputError(
+            f"Enrollment {row.id} is for {row.channel}",
+            why="only the SFTP channel has user IDs",
+            next_step="`varmenne list` shows the channel of each",
+        )
     return _note(parts, row, "sftp_user", ids.sftp_user(user))
 
 

@@ -13,12 +13,12 @@ from varmenne.domain.enrollment import Enrollment
 from varmenne.domain.steps import State
 from varmenne.enrollment import facts
 from varmenne.enrollment.engine import Engine
-from varmenne.enrollment.preflight import prove_token
+from varmenne.enrollment.preflight import prove_token, refuse_key_elsewhere
 from varmenne.enrollment.rehearsal import rehearse as rehearsal
 from varmenne.enrollment.rehearsal import told
 from varmenne.enrollment.upkeep import begin, next_due, refuse_not_in_use, under_way
 from varmenne.enrollment.work import Work
-from varmenne.errors import InputError, KeyNotFound, StateError, VarmenneError, VaultUnavailable
+from varmenne.errors import InputError, KeyNotFound, StateError, TokenError, VarmenneError, VaultUnavailable
 
 if TYPE_CHECKING:
     from varmenne.enrollment.parts import Parts
@@ -74,9 +74,15 @@ def rehearse(parts: Parts, progress: Progress, row: Enrollment) -> list[Check]:
     """
     facts.refuse_other_environment(parts.settings, row)
     if row.state is not State.ACTIVE:
-        raise StateError(f"The renewal of enrollment {row.id} cannot be rehearsed", why=f"it is {row.state}")
+        raise StateError(
+            f"The renewal of enrollment {row.id} cannot be rehearsed",
+            why=f"it is {row.state}; only the certificate in use is renewed",
+            next_step="`varmenne list --state active` shows those in use",
+        )
     if row.not_after is None or row.not_after <= parts.now:
         raise facts.certificate_expired(row)
+    with contextlib.suppress(TokenError):  # A token that does not answer is told by the rehearsal.
+        refuse_key_elsewhere(parts, row)
     progress.begins(f"Rehearse the renewal of enrollment {row.id}")
     found = list(rehearsal(parts, row))
     result = told(parts, found)
@@ -152,6 +158,11 @@ def _withdrawn_on_failure(parts: Parts, row: Enrollment) -> Iterator[None]:
 
 def _refuse_unusable(parts: Parts, row: Enrollment) -> None:
     """Refuse to put a certificate to use that nobody could use."""
+    if row.state is State.ACTIVE:
+        raise StateError(
+            f"Generation {row.generation}, enrollment {row.id}, is the current one already",
+            next_step=f"Nothing is to be done. Others: `varmenne list --customer-id {row.customer_id}`",
+        )
     if row.state not in {State.STORED, State.SUPERSEDED}:
         raise StateError(
             f"Generation {row.generation}, enrollment {row.id}, cannot be put to use",
@@ -186,6 +197,14 @@ def retire(parts: Parts, progress: Progress, row: Enrollment, *, destroy: bool =
     return engine.upkeep(row) if destroy else row
 
 
+NOT_RETIRED = {
+    State.ACTIVE: "It is in use: renew it, or put another one in its place first",
+    State.RETIRED: "It is retired already; to destroy its key: varmenne retire {} --destroy",
+    State.DESTROYED: "Nothing is left to be done: its key is gone",
+}
+"""What to do where a key is not to be retired, by the state of its enrollment."""
+
+
 def refuse_not_replaced(row: Enrollment, *, destroy: bool = False) -> None:
     """Refuse to retire or destroy a key unless its certificate was replaced.
 
@@ -197,7 +216,5 @@ def refuse_not_replaced(row: Enrollment, *, destroy: bool = False) -> None:
     raise StateError(
         f"The key of enrollment {row.id} cannot be {'destroyed' if destroy else 'retired'}",
         why=f"it is {row.state}",
-        next_step="It is in use: renew it, or put another one in its place first"
-        if row.state is State.ACTIVE
-        else f"varmenne show {row.id}",
+        next_step=NOT_RETIRED.get(row.state, "varmenne show {}").format(row.id),
     )
