@@ -383,6 +383,15 @@ def test_listing_survives_a_module_that_crashes(shim: Shim) -> None:
         list_tokens(shim.settings.module, environment=shim.settings.environment)
 
 
+def test_a_module_that_does_not_initialise(shim: Shim) -> None:
+    """Why it does not is told by the standard's name, or by its number where the standard has none."""
+    for returned, told in (("5", "CKR_GENERAL_ERROR"), ("80000001", "0x80000001")):
+        shim.order(f"fail C_Initialize {returned}")
+        with pytest.raises(TokenUnavailable, match="does not initialise") as caught:
+            list_tokens(shim.settings.module, environment=shim.settings.environment)
+        assert caught.value.why == f"C_Initialize returned {told}"
+
+
 def test_status_does_not_log_in(shim: Shim, shimmed: Token) -> None:
     """Identity and status are to be had without the PIN."""
     status = shimmed.status()

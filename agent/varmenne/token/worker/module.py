@@ -24,6 +24,16 @@ _CKR_OK = 0x0
 _CKR_ARGUMENTS_BAD = 0x7
 _CKR_CANT_LOCK = 0xA
 
+_INITIALIZE_FAILURES = {
+    0x2: "CKR_HOST_MEMORY",
+    0x5: "CKR_GENERAL_ERROR",
+    0x6: "CKR_FUNCTION_FAILED",
+    0x9: "CKR_NEED_TO_CREATE_THREADS",
+    0xA: "CKR_CANT_LOCK",
+    0x191: "CKR_CRYPTOKI_ALREADY_INITIALIZED",
+}
+"""What ``C_Initialize`` may return (PKCS#11 2.40, 5.4), besides the two that are looked for."""
+
 _C_INITIALIZE, _C_FINALIZE, _C_GET_INFO, _C_INIT_TOKEN = 0, 1, 2, 9
 """Positions in ``CK_FUNCTION_LIST`` (PKCS#11 2.40, 5.2), behind its version."""
 
@@ -155,7 +165,7 @@ class Module:
         if result != _CKR_OK:
             raise TokenUnavailable(
                 f"The PKCS#11 module {self._path} does not initialise",
-                why=f"C_Initialize returned {result:#x}",
+                why=f"C_Initialize returned {_INITIALIZE_FAILURES.get(result, hex(result))}",
                 next_step="Check that the token's daemon runs and that token.environment has what the module needs",
                 module=self._path,
             )
