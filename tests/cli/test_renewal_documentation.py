@@ -13,6 +13,7 @@ from harness.stage import CUSTOMER, NAME, Stage
 from varmenne.domain.calendar import PATIENCE, RENEWAL_WINDOW, SFTP_DELAY
 from varmenne.domain.identifiers import Channel
 from varmenne.domain.steps import State
+from varmenne.enrollment.upkeep import UNDECIDED
 from varmenne.settings import RenewalSettings
 
 TEXT = (Path(__file__).parents[2] / "docs" / "renewal.md").read_text(encoding="utf-8")
@@ -57,6 +58,7 @@ def test_defaults_and_days_are_the_codes() -> None:
     assert {"rehearse_days", "spread_days", "attempts_per_day", "grace_days", "lead_days"} <= set(told)
     assert f"{RENEWAL_WINDOW.days} days before the end" in TEXT
     assert f"up to {SFTP_DELAY // timedelta(hours=1)} hours" in TEXT
+    assert f"until {UNDECIDED.days} days before\nthe end of the certificate that was gone back to" in TEXT
     assert f"failed for {PATIENCE.days} days" in TEXT
 
 

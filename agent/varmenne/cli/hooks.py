@@ -10,6 +10,8 @@ from varmenne.domain.hooks import HookEvent
 from varmenne.domain.identifiers import enrollment_id
 from varmenne.errors import HookFailed
 
+EVENTS = ", ".join(HookEvent)
+
 
 @click.group(
     epilog=f"""{EXAMPLE}Examples:
@@ -35,20 +37,24 @@ def hooks() -> None:
 @common_options
 @click.pass_obj
 def list_(app: App) -> None:
-    """List what is in the folder of each event, in the order in which it is run, and what is not run, and why."""
+    """List what is in the folder of each event, in the order in which it is run, and what is not run, and why.
+
+    The exit code is 17 if others could change a hook, or a folder has the name of no event.
+    """
     from varmenne.enrollment import executables
 
     settings = app.settings().hooks
     executables.refuse_unusable(settings)
-    found = list(executables.listed(settings))
-    if not found:
+    found, strange = list(executables.listed(settings)), executables.strange(settings)
+    if not found and not strange:
         where = settings.directory
         app.say(f"There are no hooks in {where}." if where else "No hooks: `hooks.directory` is not set.")
     data = [{"event": one.event.value, "name": one.name, "why": one.passed_over or one.unsafe or None} for one in found]
+    data += [{"event": name, "name": "", "why": f"no event has this name; events: {EVENTS}"} for name in strange]
     lines = [f"{one['event']:<14} {one['name']}" + (f"  NOT RUN: {one['why']}" if one["why"] else "") for one in data]
-    if found or app.json:
+    if data or app.json:
         app.emit(data, "\n".join(lines))
-    if any(one.unsafe for one in found):
+    if strange or any(one.unsafe for one in found):
         raise click.exceptions.Exit(HookFailed.exit_code)
 
 

@@ -103,6 +103,21 @@ def listed(settings: HookSettings) -> Iterator[Entry]:
             yield Entry(event, path.name, why, "" if why else unsafe(path))
 
 
+def strange(settings: HookSettings) -> list[str]:
+    """Return the folders beside those of the events that no event looks into, such as one that was mistyped.
+
+    Raises:
+        ConfigError: the folder of the hooks cannot be read.
+    """
+    if not settings.directory:
+        return []
+    try:
+        folders = [path.name for path in Path(settings.directory).iterdir() if path.is_dir()]
+    except OSError as exc:
+        raise ConfigError(f"The folder {settings.directory} cannot be read", why=exc.strerror or str(exc)) from exc
+    return sorted(name for name in folders if name not in set(HookEvent) and not name.startswith("."))
+
+
 def _files(settings: HookSettings, event: HookEvent) -> list[Path]:
     """Return what is in the folder of an event, in lexical order; nothing if there is no folder."""
     folder = Path(settings.directory) / event
