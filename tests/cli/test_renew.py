@@ -338,3 +338,26 @@ def test_completion_knows_the_commands() -> None:
     ):
         found = {item.value for item in complete.get_completions(given, begun)}
         assert wanted <= found, given
+
+
+def test_completion_knows_enrollments_and_files(stage: Stage) -> None:
+    """IDs come from the journal of the settings, with what they are; where there is none, none is made for that."""
+    from click.shell_completion import ShellComplete
+
+    from varmenne.cli.program import program
+
+    complete = ShellComplete(program, {}, "varmenne", "_VARMENNE_COMPLETE")
+    config = ["--config", str(stage.config)]
+    stage.configure(state_dir=str(stage.folder / "new"))
+    assert complete.get_completions([*config, "show"], "") == []
+    assert not (stage.folder / "new").exists()
+    stage.configure()
+    row = aged(stage, timedelta())
+    for given in (["show"], ["retire"], ["renew"], ["hooks", "retry"], ["enroll", "--replaces"], ["list", "--after"]):
+        for begun in ("", row.id[:6]):
+            (item,) = complete.get_completions([*config, *given], begun)
+            assert (item.value, item.help) == (row.id, f"active, {CUSTOMER} ws")
+        assert complete.get_completions([*config, *given], "1999") == []
+    assert complete.get_completions(["--config", "/nonexistent.toml", "show"], "") == []
+    (item,) = complete.get_completions(["enroll", "--credentials"], "ma")
+    assert (item.value, item.type) == ("ma", "file")

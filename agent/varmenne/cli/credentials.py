@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import click
 
 from varmenne.cli.common import EXAMPLE, App, common_options
+from varmenne.cli.options import complete_file
 from varmenne.domain.credentials import MAX_FILE_BYTES, Credentials, parse_credentials
 from varmenne.domain.identifiers import checked_text, transfer_id
 from varmenne.domain.secret import Secret
@@ -162,7 +163,13 @@ def credentials() -> None:
   VAULT_ADDR=https://vault.example:8200 varmenne credentials put --to handed-over --vault-token prompt
 """
 )
-@click.option("--credentials", "source", metavar="FILE", help="As `enroll` takes them; without it you are asked.")
+@click.option(
+    "--credentials",
+    "source",
+    metavar="FILE",
+    shell_complete=complete_file,
+    help="As `enroll` takes them; without it you are asked.",
+)
 @click.option("--to", "file", type=FILE, metavar="FILE", help="Write the wrapping token to this new file, mode 0600.")
 @click.option("--kv", "folder", metavar="FOLDER", help="Put them into this folder of the KV mount one-time instead.")
 @click.option("--stdout", is_flag=True, help="Print the wrapping token instead. Whoever sees it can open them.")

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 import click
 
 from varmenne.cli.common import EXAMPLE, App, common_options
-from varmenne.cli.options import one_of, order_of, order_options, wait_limit, wait_option
+from varmenne.cli.options import (
+    complete_file,
+    id_argument_if_any,
+    one_of,
+    order_of,
+    order_options,
+    wait_limit,
+    wait_option,
+)
 from varmenne.domain.identifiers import Environment, enrollment_id
 from varmenne.domain.steps import State
 from varmenne.errors import HookFailed, NotFinished, VarmenneError
@@ -30,6 +38,7 @@ if TYPE_CHECKING:
 @click.option(
     "--credentials",
     metavar="FILE",
+    shell_complete=complete_file,
     help="JSON, or `name: value` lines as in the mail; `-` reads standard input; `vault:FILE` and `vault-kv:ADDRESS` "
     "take what `varmenne credentials put` handed over. Without it you are asked.",
 )
@@ -74,9 +83,14 @@ def enroll(
   varmenne resume --all --json
 """
 )
-@click.argument("enrollment", metavar="[ID]", required=False)
+@id_argument_if_any
 @click.option("--all", "everything", is_flag=True, help="Every enrollment that can go on by itself.")
-@click.option("--credentials", metavar="FILE", help="The one-time credentials, if they have not been sent yet.")
+@click.option(
+    "--credentials",
+    metavar="FILE",
+    shell_complete=complete_file,
+    help="The one-time credentials, if they have not been sent yet.",
+)
 @click.option("--endpoint", metavar="URL", help="Another address of the service, such as a bench's.")
 @wait_option
 @common_options

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from varmenne.cli.common import EXAMPLE, App, common_options
-from varmenne.cli.options import order_of, order_options, reserved
+from varmenne.cli.options import id_argument, order_of, order_options, reserved
 from varmenne.domain.identifiers import enrollment_id
 from varmenne.errors import InputError, NotFinished
 
@@ -80,7 +80,7 @@ def _write(out: Path, row: Enrollment) -> None:
   varmenne import 20261124-7f3a9c21 bundle.p7b --json
 """,
 )
-@click.argument("enrollment", metavar="ID")
+@id_argument
 @click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
 @common_options
 @click.pass_obj

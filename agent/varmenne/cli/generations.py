@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from varmenne.cli.common import EXAMPLE, App, common_options
-from varmenne.cli.options import confirmed
+from varmenne.cli.options import confirmed, id_argument
 from varmenne.domain.identifiers import enrollment_id
 
 
@@ -15,7 +15,7 @@ from varmenne.domain.identifiers import enrollment_id
   varmenne activate 20261124-7f3a9c21 --generation 1    (back to an earlier one)
 """
 )
-@click.argument("enrollment", metavar="ID")
+@id_argument
 @click.option(
     "--generation",
     type=click.IntRange(min=1),
@@ -46,7 +46,7 @@ def activate(app: App, *, enrollment: str, generation: int | None) -> None:
   varmenne retire 20261124-7f3a9c21 --destroy --confirm 20261124-7f3a9c21
 """
 )
-@click.argument("enrollment", metavar="ID")
+@id_argument
 @click.option("--destroy", is_flag=True, help="Destroy the key in the token. Nothing brings it back.")
 @click.option("--confirm", metavar="ID", help="The enrollment's ID again, where nobody is there to type it.")
 @common_options

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from varmenne.cli.common import EXAMPLE, App, common_options
-from varmenne.cli.options import one_of
+from varmenne.cli.options import id_argument, id_argument_if_any, one_of
 from varmenne.domain.hooks import HookEvent
 from varmenne.domain.identifiers import enrollment_id
 from varmenne.errors import HookFailed
@@ -65,7 +65,7 @@ def list_(app: App) -> None:
 """
 )
 @click.argument("event", type=one_of(HookEvent))
-@click.argument("enrollment", metavar="ID")
+@id_argument
 @common_options
 @click.pass_obj
 def test(app: App, *, event: str, enrollment: str) -> None:
@@ -92,7 +92,7 @@ def test(app: App, *, event: str, enrollment: str) -> None:
   varmenne hooks retry 20261124-7f3a9c21
 """
 )
-@click.argument("enrollment", metavar="[ID]", required=False)
+@id_argument_if_any
 @common_options
 @click.pass_obj
 def retry(app: App, *, enrollment: str | None) -> None:

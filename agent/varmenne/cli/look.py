@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from varmenne.cli.common import EXAMPLE, App, common_options
-from varmenne.cli.options import one_of
+from varmenne.cli.options import complete_id, id_argument, one_of
 from varmenne.domain.forms import iso
 from varmenne.domain.hooks import HookOutcome
 from varmenne.domain.identifiers import Channel, enrollment_id
@@ -174,7 +174,9 @@ def hook_line(run: HookRun) -> str:
 )
 @click.option("--customer-id", metavar="ID", help="Only this customer.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most so many, in the order of their IDs.")
-@click.option("--after", metavar="ID", help="Only those whose IDs come after this one: the next page.")
+@click.option(
+    "--after", metavar="ID", shell_complete=complete_id, help="Only those whose IDs come after this one: the next page."
+)
 @common_options
 @click.pass_obj
 def list_(app: App, *, state: tuple[str, ...], customer_id: str | None, limit: int | None, after: str | None) -> None:
@@ -220,7 +222,7 @@ def list_(app: App, *, state: tuple[str, ...], customer_id: str | None, limit: i
   varmenne show 20261124-7f3a9c21 --json | jq -r .csr
 """
 )
-@click.argument("enrollment", metavar="ID")
+@id_argument
 @common_options
 @click.pass_obj
 def show(app: App, *, enrollment: str) -> None:
@@ -235,7 +237,7 @@ def show(app: App, *, enrollment: str) -> None:
   varmenne history 20261124-7f3a9c21 --json
 """
 )
-@click.argument("enrollment", metavar="ID")
+@id_argument
 @common_options
 @click.pass_obj
 def history(app: App, *, enrollment: str) -> None:

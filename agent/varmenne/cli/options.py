@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import sys
+import warnings
+from collections import deque
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from enum import StrEnum
@@ -11,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from varmenne.domain import identifiers as ids
-from varmenne.errors import InputError
+from varmenne.errors import InputError, VarmenneError
 
 if TYPE_CHECKING:
     from varmenne.cli.common import App
@@ -21,6 +25,40 @@ if TYPE_CHECKING:
     from varmenne.enrollment.parts import Parts
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+MOST_OFFERED = 100
+"""Enrollment IDs that a shell is offered at a time."""
+
+
+def complete_id(context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
+    """Offer a shell the IDs of enrollments that begin so, the newest of them; none where the journal cannot be read."""
+    from varmenne.cli.common import App
+    from varmenne.journal import Journal
+    from varmenne.journal.database import JOURNAL_NAME
+
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            settings = context.ensure_object(App).settings()
+            state_dir, source = Path(settings.state_dir), settings.journal.password
+            known = source != "prompt" if settings.journal.url else (state_dir / JOURNAL_NAME).exists()
+            if not known:
+                return []
+            with Journal(state_dir, settings.journal) as journal:
+                after = journal.every(after=begun, documents=False)
+                rows = deque(itertools.takewhile(lambda row: row.id.startswith(begun), after), maxlen=MOST_OFFERED)
+    except VarmenneError:
+        return []
+    return [CompletionItem(row.id, help=f"{row.state}, {row.customer_id} {row.channel}") for row in rows]
+
+
+def complete_file(_context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
+    """Let a shell offer files."""
+    return [CompletionItem(begun, type="file")]
+
+
+id_argument = click.argument("enrollment", metavar="ID", shell_complete=complete_id)
+
+id_argument_if_any = click.argument("enrollment", metavar="[ID]", required=False, shell_complete=complete_id)
 
 
 def one_of(words: type[StrEnum]) -> click.Choice[str]:
@@ -50,6 +88,7 @@ def order_options(command: F) -> F:
         click.option(
             "--replaces",
             metavar="ID",
+            shell_complete=complete_id,
             help="The enrollment whose certificate the new one takes the place of. Customer, name and channel are "
             "its own, unless given.",
         ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from varmenne.cli.common import EXAMPLE, App, common_options
+from varmenne.cli.options import id_argument
 from varmenne.domain.identifiers import enrollment_id
 
 IN_THE_E_SERVICE = (
@@ -30,7 +31,7 @@ def sftp() -> None:
   varmenne sftp set-user 20261124-7f3a9c21 user123 --json
 """,
 )
-@click.argument("enrollment", metavar="ID")
+@id_argument
 @click.argument("user", metavar="USER")
 @common_options
 @click.pass_obj
@@ -65,7 +66,7 @@ def contact() -> None:
   varmenne contact set 20261124-7f3a9c21 'IT on call, +358 50 000 0000' --json
 """,
 )
-@click.argument("enrollment", metavar="ID")
+@id_argument
 @click.argument("text", metavar="TEXT")
 @common_options
 @click.pass_obj

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from varmenne.cli.common import EXAMPLE, App, common_options
-from varmenne.cli.options import reserved, wait_limit, wait_option
+from varmenne.cli.options import id_argument, id_argument_if_any, reserved, wait_limit, wait_option
 from varmenne.domain.check import Verdict
 from varmenne.domain.identifiers import enrollment_id
 from varmenne.domain.steps import State
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
   varmenne renew 20261124-7f3a9c21 --dry-run --request-out request.xml
 """
 )
-@click.argument("enrollment", metavar="ID")
+@id_argument
 @click.option("--dry-run", is_flag=True, help="Build, sign with the live key and verify a request; send nothing.")
 @click.option(
     "--request-out",
@@ -99,7 +99,7 @@ def _write(out: Path, document: bytes) -> None:
   varmenne rehearse --json | jq '.[] | select(.ok | not)'
 """
 )
-@click.argument("enrollment", metavar="[ID]", required=False)
+@id_argument_if_any
 @common_options
 @click.pass_obj
 def rehearse(app: App, *, enrollment: str | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from varmenne.cli.common import EXAMPLE, App, common_options
-from varmenne.cli.options import confirmed, wait_limit, wait_option
+from varmenne.cli.options import complete_file, confirmed, id_argument, wait_limit, wait_option
 from varmenne.domain.identifiers import enrollment_id, retrieval_id
 from varmenne.domain.steps import State
 
@@ -24,11 +24,16 @@ DECISIONS = {
   varmenne resolve 20261124-7f3a9c21 --abandon --confirm 20261124-7f3a9c21
 """
 )
-@click.argument("enrollment", metavar="ID")
+@id_argument
 @click.option("--retrieval-id", "retrieval", metavar="R", help="Go on with this RetrievalId, which support has found.")
 @click.option("--resend", is_flag=True, help="Send the same CSR with the same credentials once more.")
 @click.option("--abandon", is_flag=True, help="Give the enrollment up.")
-@click.option("--credentials", metavar="FILE", help="The one-time credentials, for --resend; `-` is standard input.")
+@click.option(
+    "--credentials",
+    metavar="FILE",
+    shell_complete=complete_file,
+    help="The one-time credentials, for --resend; `-` is standard input.",
+)
 @click.option("--confirm", metavar="ID", help="The enrollment's ID again, where nobody is there to type it.")
 @wait_option
 @common_options

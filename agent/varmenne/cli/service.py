@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from varmenne.cli.common import EXAMPLE, App, common_options
+from varmenne.cli.options import id_argument
 from varmenne.errors import InputError, VerificationError
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def verify(app: App, *, files: tuple[str, ...], operation: str, trust_files: tup
   varmenne service answers 20261124-7f3a9c21 --out evidence
 """
 )
-@click.argument("enrollment", metavar="ID")
+@id_argument
 @click.option(
     "--out", metavar="DIR", type=click.Path(path_type=Path), help="Write each answer to a file in this folder."
 )
