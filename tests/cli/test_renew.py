@@ -103,7 +103,7 @@ def test_only_what_is_in_use_is_renewed(stage: Stage) -> None:
     stage.configure(service={"endpoint": "https://127.0.0.1:9/"})
     stage.run("renew", old.id, "--wait", "0")
     stage.configure()
-    assert [row.replaces for row in stage.rows()] == [None, old.id]
+    assert {row.replaces for row in stage.rows()} == {None, old.id}
     assert ordered(stage, "--replaces", old.id).code == 0
     before = stage.world()
     said = stage.run("renew", old.id)
