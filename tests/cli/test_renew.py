@@ -15,7 +15,7 @@ from varmenne.domain.identifiers import Channel
 from varmenne.domain.steps import State
 from varmenne.enrollment.facts import pem_to_der, sha256
 from varmenne.enrollment.parts import Parts
-from varmenne.errors import InputError, StateError
+from varmenne.errors import InputError, StateError, VaultUnavailable
 from varmenne.service.renewal import verify_renewal
 
 OLD_ENOUGH = timedelta(days=730 - 50)
@@ -65,7 +65,7 @@ def test_every_command_shows_the_same_view(stage: Stage) -> None:
         for form in ((), ("--json",)):
             printed = stage.run(*words, *form)
             assert printed.out == stage.run("show", row.id, *form).out
-    assert "renewal due  20" in printed.out or printed.json["renewal_due"]
+    assert printed.json["renewal_due"]
     old, _new = renewed(stage)
     back = stage.run("activate", old.id, "--json")
     assert back.json == stage.run("show", old.id, "--json").json
@@ -97,19 +97,21 @@ def test_the_list_tells_generations(stage: Stage) -> None:
     assert [one["generation"] for one in stage.run("list", "--json").json] == [1, 2]
 
 
-def test_only_what_is_in_use_is_renewed(stage: Stage) -> None:
-    """A replaced certificate is not, even where its renewal had been begun: that one is not gone on with either."""
-    old = aged(stage)
-    stage.configure(service={"endpoint": "https://127.0.0.1:9/"})
-    stage.run("renew", old.id, "--wait", "0")
-    stage.configure()
-    assert {row.replaces for row in stage.rows()} == {None, old.id}
-    assert ordered(stage, "--replaces", old.id).code == 0
-    before = stage.world()
+@pytest.mark.parametrize("waits", [False, True], ids=["replaced", "to be put back"])
+def test_only_what_is_in_use_is_renewed(stage: Stage, waits: bool) -> None:
+    """Another generation is refused before anything is looked at, also one that waits to be put back."""
+    old, new = renewed(stage)
+    if waits:
+        stage.configure(vault={"address": "http://127.0.0.1:9"})
+        assert stage.run("activate", new.id, "--generation", "1").code == VaultUnavailable.exit_code
+        assert state_of(stage, old) is State.STORED
+    stage.configure(token={"pin": "file:/no/such/pin"})
+    before = stage.rows()
     said = stage.run("renew", old.id)
     assert said.code == StateError.exit_code
     assert "only the certificate in use is renewed" in said.err
-    assert stage.world() == before
+    assert "Check the token" not in said.err
+    assert stage.rows() == before
 
 
 def test_a_dry_run_sends_nothing_and_gives_the_request_out(stage: Stage) -> None:
