@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -106,7 +107,7 @@ def _make_due(stage: Stage) -> None:
     """Have the certificate looked at now; otherwise the agent waits for the day."""
     import sqlite3
 
-    with sqlite3.connect(stage.state_dir / "journal.sqlite") as database:
+    with contextlib.closing(sqlite3.connect(stage.state_dir / "journal.sqlite")) as database, database:
         database.execute("UPDATE enrollment SET due_at = created_at WHERE state = 'active'")
 
 

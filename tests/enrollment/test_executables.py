@@ -232,6 +232,8 @@ def test_no_zombie_is_left(settings: HookSettings) -> None:
     assert unshare, "unshare is missing: install the package util-linux"
     own = [unshare, "--user", "--map-root-user", "--pid", "--fork", "--mount-proc"]
     done = subprocess.run([*own, sys.executable, "-c", source], capture_output=True, text=True, check=False, timeout=60)
+    if "not permitted" in done.stderr:  # Such as within a container, where the other tests of hooks run as they are.
+        pytest.skip("a namespace of processes is not permitted here")
     assert (done.stdout, done.stderr) == (f"{Ended(ok=True, detail='it ended with exit code 0')}\n1 ['1']\n", "")
 
 
