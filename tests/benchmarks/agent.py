@@ -134,7 +134,8 @@ def _best_rate(stage: Stage) -> tuple[float, list[KeyFacts]]:
 
 def _make(stage: Stage, number: int, made: list[KeyFacts]) -> None:
     """Make keys by one process."""
-    with Token(stage.settings().token) as token:
+    # In the state folder they take turns at logging in, which SoftHSM cannot do by several processes at once.
+    with Token(stage.settings().token, state_dir=Path(stage.settings().state_dir)) as token:
         labels = (key_label(new_enrollment_id(system_clock())) for _ in range(number))
         made.extend(token.generate(new_key_id(), label) for label in labels)
 
