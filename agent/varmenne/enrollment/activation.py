@@ -11,7 +11,7 @@ from varmenne.domain.identifiers import EnrollmentId
 from varmenne.domain.steps import Method, State
 from varmenne.enrollment import facts, hooks
 from varmenne.enrollment.work import Outcome, Work
-from varmenne.errors import InputError, StateError
+from varmenne.errors import StateError
 from varmenne.vault.record import index_strings
 
 if TYPE_CHECKING:
@@ -64,13 +64,8 @@ def stranger(parts: Parts, row: Enrollment) -> str | None:
     """
     published = parts.store.read(facts.place(parts.settings, row.customer_id, row.channel))
     theirs = None if published is None else published.data.get("enrollment")
-    if not isinstance(theirs, str):
-        return None
-    try:
-        parts.journal.get(EnrollmentId(theirs))
-    except InputError:
-        return theirs
-    return None
+    unknown = isinstance(theirs, str) and not facts.known(parts.journal, EnrollmentId(theirs))
+    return theirs if unknown else None
 
 
 def _refuse_pushed_aside(work: Work, row: Enrollment, in_use: list[Enrollment]) -> None:

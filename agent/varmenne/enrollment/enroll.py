@@ -66,7 +66,7 @@ class Order:
 
 def template(parts: Parts, replaces: EnrollmentId) -> Enrollment | None:
     """Return the enrollment that a new order is to be like; ``None`` if it is another installation's."""
-    return parts.journal.get(replaces) if _known(parts, replaces) else None
+    return parts.journal.get(replaces) if facts.known(parts.journal, replaces) else None
 
 
 def enroll(parts: Parts, progress: Progress, order: Order, credentials: Given, *, wait: timedelta) -> Enrollment:
@@ -334,7 +334,7 @@ def _to_be_replaced(parts: Parts, order: Order) -> Enrollment | None:
     """Return the enrollment that the new one replaces; an active one is never replaced without being named."""
     published = parts.store.read(facts.place(parts.settings, order.customer, order.channel))
     theirs = None if published is None else published.data.get("enrollment")
-    if order.replaces is not None and theirs == order.replaces and not _known(parts, order.replaces):
+    if order.replaces is not None and theirs == order.replaces and not facts.known(parts.journal, order.replaces):
         return None  # Another installation's: the person has named it, so it may be replaced.
     if order.replaces is not None:
         old = parts.journal.get(order.replaces)
@@ -356,22 +356,13 @@ def _to_be_replaced(parts: Parts, order: Order) -> Enrollment | None:
             why=f"enrollment {active[0].id}",
             next_step=f"To put a new one in its place, add: --replaces {active[0].id}",
         )
-    if isinstance(theirs, str) and not _known(parts, EnrollmentId(theirs)):
+    if isinstance(theirs, str) and not facts.known(parts.journal, EnrollmentId(theirs)):
         raise StateError(
             f"Vault has a certificate of customer {order.customer} for {order.channel} that this journal does not know",
             why=f"it is of enrollment {theirs}, of another installation or of a journal that was lost",
             next_step=f"To put a new one in its place, add: --replaces {theirs}",
         )
     return None
-
-
-def _known(parts: Parts, enrollment_id: EnrollmentId) -> bool:
-    """Tell whether the journal has an enrollment."""
-    try:
-        parts.journal.get(enrollment_id)
-    except InputError:
-        return False
-    return True
 
 
 def _refuse_other_order(row: Enrollment, order: Order) -> None:

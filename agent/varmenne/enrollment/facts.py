@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from varmenne.domain.enrollment import Enrollment
 from varmenne.domain.forms import iso
-from varmenne.domain.identifiers import Channel, CustomerId
+from varmenne.domain.identifiers import Channel, CustomerId, EnrollmentId
 from varmenne.domain.keys import KeyFacts, TokenIdentity
 from varmenne.domain.pkcs11_uri import pkcs11_uri
 from varmenne.errors import InputError, StateError, VarmenneError
@@ -99,6 +99,15 @@ def refuse_other_environment(settings: Settings, row: Enrollment) -> None:
             why="test and production are kept apart: endpoint, trust and Vault paths never mix",
             next_step=f"Name the settings of the {row.environment} environment with --config",
         )
+
+
+def known(journal: Journal, enrollment_id: EnrollmentId) -> bool:
+    """Tell whether the journal has an enrollment; others are another installation's, or of a journal that was lost."""
+    try:
+        journal.get(enrollment_id)
+    except InputError:
+        return False
+    return True
 
 
 def refuse_unnamed_replacement(journal: Journal, row: Enrollment) -> None:
