@@ -126,8 +126,7 @@ def test_ctrl_c_says_what_was_written(tmp_path: Path) -> None:
     """Nothing was written yet when a question is left unanswered, and resume is not the way on."""
     with at_terminal(cast("Stage", Desk(tmp_path)), "init") as terminal:
         terminal.until("Environment")
-        terminal.type("\x03")
-        assert terminal.to_the_end() == 130
+        assert terminal.interrupt() == 130
     assert "Interrupted. varmenne.toml was not written." in terminal.screen
     assert "resume" not in terminal.seen
     assert list(tmp_path.iterdir()) == []
