@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sqlite3
 import stat
 import subprocess
@@ -127,6 +128,7 @@ def old_journal(state_dir: Path, settings: JournalSettings) -> EnrollmentId:
         for script in (f"0001.{connection.dialect.name}.sql", "0001.rows.sql"):
             for statement in filter(str.strip, (OLD / script).read_text().split(";")):
                 connection.exec_driver_sql(statement)
+        connection.execute(sa.text("UPDATE enrollment SET key_id = :key_id"), {"key_id": bytes(16)})
     return EnrollmentId("20260101-00000000")
 
 
@@ -137,6 +139,8 @@ def test_an_old_journal_is_migrated(tmp_path: Path, database: JournalSettings, n
     with Journal(state_dir, database) as journal:
         row = journal.get(enrollment_id)
         assert (row.state, row.claims, len(journal.history(row.id))) == (State.ACCEPTED, 0, 4)
+        ((_index, record),) = journal.log.of(row.id)
+        assert (json.loads(record)["act"], json.loads(record)["target"]) == ("adopt", "accepted")
         with journal._reading() as connection:
             assert connection.execute(sa.select(schema.answer.c.verdict)).scalars().all() == ["verified"]
         assert [check.name for check in journal.inspect() if check.verdict == "fail"] == []

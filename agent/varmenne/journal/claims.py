@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from varmenne.domain.enrollment import Enrollment, Event
 from varmenne.domain.identifiers import Environment
-from varmenne.domain.steps import UPKEEP, State
+from varmenne.domain.steps import UPKEEP
 from varmenne.errors import StateError
 from varmenne.journal import schema
 from varmenne.journal.owner import this_process
@@ -118,11 +118,10 @@ def _stop(
         sa.update(table)
         .where(table.c.id.in_(sa.select(due.c.id)))
         .values(owner=None, version=table.c.version + 1, updated_at=now, problem=problem, **values)
-        .returning(table.c.id, table.c.state)
+        .returning(table)
     )
-    for row in connection.execute(statement).all():
-        state = State(row.state)
-        write_event(connection, row.id, Event(now, this_process(), "problem", state, state, problem))
+    for row in map(enrollment_of, connection.execute(statement).all()):
+        write_event(connection, row, Event(now, this_process(), "problem", row.state, row.state, problem))
 
 
 def renew(connection: sa.Connection, row: Enrollment, until: datetime) -> Enrollment:

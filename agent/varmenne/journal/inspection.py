@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from varmenne.domain.check import Check, Verdict
 from varmenne.domain.steps import State, allowed
-from varmenne.journal import schema
+from varmenne.journal import log, schema
 from varmenne.journal.database import Database
 
 RESTORE = "Stop using it, keep its files, and restore a backup: varmenne journal restore FILE"
@@ -25,6 +25,7 @@ def inspect(database: Database, state_dir: Path) -> Iterator[Check]:
     with database.reading() as connection:
         yield from (_sqlite if database.path is not None else _postgresql)(connection)
         yield from _histories(connection)
+        yield _log(connection)
 
 
 def _files(state_dir: Path) -> Iterator[Check]:
@@ -75,6 +76,17 @@ def _histories(connection: sa.Connection) -> Iterator[Check]:
     if good:
         count = connection.execute(sa.select(sa.func.count()).select_from(schema.enrollment)).scalar_one()
         yield Check("journal histories", Verdict.OK, f"{count} enrollments, each as the table of steps allows")
+
+
+def _log(connection: sa.Connection) -> Check:
+    """Does the tree over the audit records come out as it is kept? Whether it was rewritten, checkpoints tell."""
+    kept, found = log.kept(connection), log.recomputed(connection)
+    if kept == found:
+        return Check("audit log", Verdict.OK, f"{kept.size} records, and their tree is as it is kept")
+    told = (
+        f"{found.size} records are there, {kept.size} were written" if kept.size != found.size else "a record changed"
+    )
+    return Check("audit log", Verdict.FAIL, told, RESTORE)
 
 
 def _impossible_moves(connection: sa.Connection) -> Iterator[str]:

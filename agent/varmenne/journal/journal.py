@@ -27,6 +27,7 @@ from varmenne.journal.database import open_database
 from varmenne.journal.hooks import Hooks, forget_hooks, insert_hooks
 from varmenne.journal.inspection import inspect
 from varmenne.journal.lock import InUse
+from varmenne.journal.log import Log, append_answer, append_probe
 from varmenne.journal.owner import this_process
 from varmenne.journal.queries import Queries
 from varmenne.journal.rows import enrollment_of, get_row, update_row, write_event
@@ -77,6 +78,7 @@ class Journal(Queries):
         super().__init__(open_database(state_dir, self._settings))
         self.hooks = Hooks(self._database)
         self.survey = Survey(self._database)
+        self.log = Log(self._database)
         self._closing = contextlib.ExitStack()
         self._closing.callback(self._database.close)
         with contextlib.ExitStack() as opening:
@@ -153,8 +155,9 @@ class Journal(Queries):
                     f"Another {what} was begun at the same moment",
                     next_step="`varmenne list` shows it; run the command again to go on with it",
                 ) from exc
-            write_event(connection, enrollment_id, Event(now, owner, "prepare", None, State.PREPARED, {}))
-            return get_row(connection, enrollment_id)
+            row = get_row(connection, enrollment_id)
+            write_event(connection, row, Event(now, owner, "prepare", None, State.PREPARED, {}))
+            return row
 
     def claim(self, row: Enrollment, now: datetime, *, lease: timedelta) -> Enrollment:
         """Take a row for this process until the lease ends, and return it as it now is.
@@ -267,9 +270,9 @@ class Journal(Queries):
         values.setdefault("tries", 0 if target is not row.state else row.tries)
         with self._transaction() as connection:
             updated = update_row(connection, row, now, values)
-            write_event(connection, row.id, Event(now, this_process(), step, row.state, target, dict(detail or {})))
             insert_hooks(connection, hooks)
             mark = past.count_intent(connection, self._epoch, self._record) if target in INTENTS else None
+            write_event(connection, updated, Event(now, this_process(), step, row.state, target, dict(detail or {})))
         if mark is not None:
             with self._database.translated():
                 self._record.remember(mark, now, updated)
@@ -288,6 +291,9 @@ class Journal(Queries):
         }
         with self._transaction() as connection:
             key = connection.execute(sa.insert(schema.answer).returning(schema.answer.c.id), values).scalar_one()
+            append_answer(
+                connection, row, now, {"answer": key, "operation": operation, "http_status": http_status}, body
+            )
         return StoredAnswer(key, operation, now, http_status, body, None)
 
     def judge_answer(self, answer: StoredAnswer, verdict: str) -> None:
@@ -299,6 +305,7 @@ class Journal(Queries):
         """Keep what a custody probe of a token found."""
         with self._transaction() as connection:
             connection.execute(sa.insert(schema.probe).values(token=token, at=at, fit=fit, result=dict(result)))
+            append_probe(connection, at, {"token": token, "fit": fit, **result})
 
     def check(self) -> None:
         """Prove that the journal has room for the largest answer, by writing as much and freeing it again.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import os
+import pwd
 import re
 import socket
 from pathlib import Path
@@ -18,6 +19,8 @@ INITIAL_NAMESPACE = str(0xEFFFFFFC)
 """The PID namespace of a machine itself, not of a container (``PROC_PID_INIT_INO`` in Linux's ``proc_ns.h``)."""
 
 _UNKNOWN = "unknown"
+_NOBODY_LOGGED_IN = 0xFFFFFFFF
+"""What the kernel says then (``AUDIT_UID_UNSET`` in Linux's ``audit.h``)."""
 
 
 @functools.cache
@@ -47,6 +50,30 @@ def _started(pid: int) -> str | None:
         return None
     fields = stat.rpartition(")")[2].split()
     return None if fields[0] in {"Z", "X"} else fields[19]
+
+
+@functools.cache
+def this_host() -> str:
+    """Name this host, as its kernel does."""
+    return socket.gethostname()
+
+
+@functools.cache
+def this_person() -> str:
+    """Return the login name of who started this process: the kernel keeps it through `sudo` and `su`.
+
+    Where nobody logged in, such as in a service or a container, it is the account that the process runs under.
+    """
+    try:
+        number = int(Path("/proc/self/loginuid").read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        number = _NOBODY_LOGGED_IN
+    if number == _NOBODY_LOGGED_IN:
+        number = os.getuid()
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return f"uid {number}"
 
 
 def this_process() -> str:

@@ -19,8 +19,9 @@ from varmenne.domain.steps import KNOWN_ANSWER, Method, State
 from varmenne.errors import JournalError, OutcomeUncertain
 from varmenne.journal import meta, schema
 from varmenne.journal.database import Database
+from varmenne.journal.log import append_restore, origin
 from varmenne.journal.owner import this_process
-from varmenne.journal.rows import write_event
+from varmenne.journal.rows import get_row, write_event
 from varmenne.journal.sent import Mark, SentRecord
 
 WAYS: dict[State | None, tuple[State, ...]] = {
@@ -191,7 +192,9 @@ def reconcile(database: Database, record: SentRecord, now: datetime) -> tuple[li
         for row in uncertain:
             _doubt(connection, row, now)
         mark = Mark(secrets.token_hex(8), max(come.sent, 0 if known is None else known.sent))
+        before = origin(connection)
         begin_epoch(connection, mark)
+        append_restore(connection, now, before)
     with database.translated():
         record.note(mark)
     return [Doubt(EnrollmentId(row["id"]), row["was"]) for row in reversed(uncertain)], is_complete
@@ -287,11 +290,11 @@ def _bring_back(
         connection.execute(sa.update(table).where(table.c.id == row["id"]).values(values))
     newest = sa.select(sa.func.max(answer.c.id)).where(answer.c.enrollment_id == row["id"])
     known = connection.execute(newest).scalar() or 0
-    source = row["was"]
+    source, row_now = row["was"], get_row(connection, row["id"])
     for target in way:
         detail: dict[str, Any] = {"why": "restored from an older copy"}
         if target is State.SUBMITTING:
             # No answer that the copy has is the answer to this request.
             detail[KNOWN_ANSWER] = known
-        write_event(connection, row["id"], Event(now, this_process(), "restore", source, target, detail))
+        write_event(connection, row_now, Event(now, this_process(), "restore", source, target, detail))
         source = target

@@ -14,6 +14,7 @@ from varmenne.domain.keys import KeyId
 from varmenne.domain.steps import Method, State
 from varmenne.errors import InputError, StateError
 from varmenne.journal import schema
+from varmenne.journal.log import append_event
 from varmenne.journal.owner import is_gone
 
 DOCUMENTS = frozenset({"certificate", "chain", "csr", "custody", "public_key"})
@@ -66,10 +67,17 @@ def _update_of(names: tuple[str, ...]) -> sa.sql.dml.ReturningUpdate[Any]:
 _INSERT_EVENT = sa.insert(schema.event)
 
 
-def write_event(connection: sa.Connection, enrollment_id: str, event: Event) -> None:
-    """Add a line to an enrollment's history."""
-    values = {name: getattr(event, name) for name in Event.__slots__} | {"enrollment_id": enrollment_id}
+def write_event(connection: sa.Connection, row: Enrollment, event: Event) -> None:
+    """Add a line to an enrollment's history, and its record to the audit log. Whatever else is written comes before.
+
+    Args:
+        connection: the transaction that makes the change.
+        row: the enrollment as the change left it.
+        event: the change.
+    """
+    values = {name: getattr(event, name) for name in Event.__slots__} | {"enrollment_id": row.id}
     connection.execute(_INSERT_EVENT, values)
+    append_event(connection, row, event)
 
 
 def enrollment_of(row: sa.Row[Any]) -> Enrollment:

@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-REVISIONS = ("0001", "0002", "0003")
+REVISIONS = ("0001", "0002", "0003", "0004")
 """The migrations in ``migrations/versions``, in their order; the tables below are as the last one leaves them."""
 
 
@@ -160,6 +160,41 @@ probe = sa.Table(
     sa.Column("at", UtcTime, nullable=False),
     sa.Column("fit", sa.Boolean, nullable=False),
     sa.Column("result", sa.JSON, nullable=False),
+)
+
+log = sa.Table(
+    "log",
+    metadata,
+    sa.Column("seq", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=False),
+    sa.Column("enrollment_id", sa.Text, index=True, comment="for looking up; the record says it too"),
+    sa.Column("body", sa.LargeBinary, nullable=False, comment="the record's exact bytes"),
+)
+
+node = sa.Table(
+    "node",
+    metadata,
+    sa.Column("level", sa.SmallInteger, primary_key=True, autoincrement=False, comment="1 for two records, 2 for four"),
+    sa.Column("index", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("hash", sa.LargeBinary(32), nullable=False),
+)
+
+head = sa.Table(
+    "head",
+    metadata,
+    sa.Column("id", sa.SmallInteger, primary_key=True, autoincrement=False, comment="1: there is one row"),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("frontier", sa.LargeBinary, nullable=False, comment="32 bytes for each complete subtree, largest first"),
+)
+
+checkpoint = sa.Table(
+    "checkpoint",
+    metadata,
+    sa.Column("origin", sa.Text, primary_key=True),
+    sa.Column("size", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("root", sa.LargeBinary(32), nullable=False),
+    sa.Column("at", UtcTime, nullable=False),
+    sa.Column("note", sa.Text, nullable=False),
+    sa.Column("anchored_at", UtcTime),
 )
 
 hook = sa.Table(

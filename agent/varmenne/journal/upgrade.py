@@ -15,7 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from varmenne.errors import JournalError
-from varmenne.journal import schema
+from varmenne.journal import log, schema
 from varmenne.journal.copies import copy_sqlite
 from varmenne.journal.database import Database, open_sqlite
 from varmenne.journal.past import begin_epoch, read_mark
@@ -23,6 +23,7 @@ from varmenne.journal.sent import Mark, SentRecord
 
 NEWEST = schema.REVISIONS[-1]
 WITHOUT_EPOCH = schema.REVISIONS[0]
+WITHOUT_LOG = schema.REVISIONS[:3]
 
 _LOCK = 0x7661726D
 """Key of PostgreSQL's advisory lock for upgrades: `varm`."""
@@ -47,6 +48,8 @@ def bring_up_to_date(database: Database, record: SentRecord) -> None:
             copy = None if database.path is None else _backup(database, database.path)
             try:
                 _migrate(connection)
+                if found in WITHOUT_LOG:
+                    log.adopt(connection, datetime.now(UTC))
                 if found == WITHOUT_EPOCH:
                     _begin_record(database, connection, record)
             except BaseException:
@@ -105,6 +108,7 @@ def _create(connection: sa.Connection) -> None:
     schema.revision.create(connection)
     connection.execute(sa.insert(schema.revision).values(version_num=NEWEST))
     begin_epoch(connection, Mark(secrets.token_hex(8), 0))
+    log.begin(connection)
 
 
 def _backup(database: Database, path: Path) -> Path:

@@ -1,0 +1,279 @@
+"""The audit log: records in the order of their commits, and the hash tree over them, written with what they record.
+
+One row, ``head``, has the size and the frontier of the tree. Whoever appends locks it, so that numbers have no gaps;
+that is the last thing that a transaction does before it ends, so nobody waits longer than for one insert.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from varmenne.domain import merkle
+from varmenne.domain.audit import AuditRecord, about, fingerprint, of_event, row_document
+from varmenne.domain.enrollment import Enrollment, Event
+from varmenne.journal import meta, schema
+from varmenne.journal.database import Database
+from varmenne.journal.owner import this_host, this_person
+
+PAGE = 2_000
+ORIGIN = "varmenne/"
+
+_HEAD = sa.select(schema.head.c.size, schema.head.c.frontier)
+_LOCKED_HEAD = _HEAD.with_for_update()
+_INSERT = sa.insert(schema.log)
+_INSERT_NODES = sa.insert(schema.node)
+_UPDATE_HEAD = sa.update(schema.head).values(size=sa.bindparam("new_size"), frontier=sa.bindparam("new_frontier"))
+_NODE = sa.select(schema.node.c.hash).where(
+    schema.node.c.level == sa.bindparam("level"), schema.node.c.index == sa.bindparam("index")
+)
+_BODY = sa.select(schema.log.c.body).where(schema.log.c.seq == sa.bindparam("seq"))
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """How far the log has come. ``origin`` is the name that its checkpoints bear; a restore begins a new one."""
+
+    origin: str
+    size: int
+    root: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A signed statement of how far the log had come.
+
+    Attributes:
+        origin: the log's name.
+        size: number of records.
+        root: hash of the tree of that size.
+        at: when it was signed.
+        note: the signed note (C2SP ``tlog-checkpoint``), cosignatures included.
+        anchored_at: since when it stands in Vault, or ``None``.
+    """
+
+    origin: str
+    size: int
+    root: bytes
+    at: datetime
+    note: str
+    anchored_at: datetime | None = None
+
+
+def begin(connection: sa.Connection) -> None:
+    """Begin the log of a new journal."""
+    connection.execute(sa.insert(schema.head).values(id=1, size=0, frontier=b""))
+
+
+def adopt(connection: sa.Connection, now: datetime) -> None:
+    """Begin the log of a journal that had none: with a record for each enrollment, as it stands."""
+    from varmenne.journal.rows import enrollment_of
+
+    begin(connection)
+    for found in connection.execute(sa.select(schema.enrollment).order_by(schema.enrollment.c.id)).all():
+        row = enrollment_of(found)
+        facts = {"act": "adopt", "target": row.state, "row": fingerprint(row_document(row))}
+        append(connection, about(row, at=now, actor=this_person(), host=this_host(), **facts))
+
+
+def append_event(connection: sa.Connection, row: Enrollment, event: Event) -> None:
+    """Append the record of an event, given the row as the event left it."""
+    append(connection, of_event(row, event, actor=this_person(), host=this_host()))
+
+
+def append_answer(
+    connection: sa.Connection, row: Enrollment, now: datetime, facts: Mapping[str, object], body: bytes
+) -> None:
+    """Append the record of an answer as it came."""
+    detail = {**facts, "sha256": fingerprint(body), "bytes": len(body)}
+    append(connection, about(row, at=now, actor=this_person(), host=this_host(), act="answer", detail=detail))
+
+
+def append_probe(connection: sa.Connection, now: datetime, found: Mapping[str, object]) -> None:
+    """Append the record of a custody probe of a token."""
+    outcome = "done" if found["fit"] else "failed"
+    record = AuditRecord(
+        at=now, actor=this_person(), host=this_host(), act="probe", outcome=outcome, detail=dict(found)
+    )
+    append(connection, record)
+
+
+def append_restore(connection: sa.Connection, now: datetime, before: str) -> None:
+    """Append the record of a restore, by which the log got a new name."""
+    detail = {"origin": before}
+    append(connection, AuditRecord(at=now, actor=this_person(), host=this_host(), act="restore", detail=detail))
+
+
+def append(connection: sa.Connection, record: AuditRecord) -> int:
+    """Append a record and return its index. The caller writes everything else before."""
+    body = record.encoded()
+    found = connection.execute(_LOCKED_HEAD).one()
+    tree, nodes = _tree(found.size, found.frontier).grown(merkle.leaf_hash(body))
+    connection.execute(_INSERT, {"seq": found.size, "enrollment_id": record.enrollment, "body": body})
+    if nodes:
+        connection.execute(_INSERT_NODES, [{"level": n.level, "index": n.index, "hash": n.hash} for n in nodes])
+    connection.execute(_UPDATE_HEAD, {"new_size": tree.size, "new_frontier": b"".join(tree.frontier)})
+    return int(found.size)
+
+
+def recomputed(connection: sa.Connection) -> merkle.Tree:
+    """Grow the tree anew from all records; what the database says of it is not looked at."""
+    tree = merkle.Tree()
+    for _index, body in _records(connection, 0, None):
+        tree, _nodes = tree.grown(merkle.leaf_hash(body))
+    return tree
+
+
+def kept(connection: sa.Connection) -> merkle.Tree:
+    """Return the tree as the head has it."""
+    found = connection.execute(_HEAD).one()
+    return _tree(found.size, found.frontier)
+
+
+class Log:
+    """The audit log of one journal.
+
+    Raises:
+        JournalError: the database cannot be read or written; any method may raise it.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def head(self) -> Head:
+        """Return how far the log has come."""
+        with self._database.reading() as connection:
+            tree = kept(connection)
+            return Head(origin(connection), tree.size, tree.root)
+
+    def add(self, record: AuditRecord) -> int:
+        """Append a record of an act that is no step of an enrollment, and return its index."""
+        with self._database.transaction() as connection:
+            return append(connection, record)
+
+    def record(
+        self, act: str, at: datetime, *, row: Enrollment | None = None, reason: str | None = None, **detail: object
+    ) -> int:
+        """Append a record of an act by this process's person, on an enrollment's key or on none; return its index."""
+        who = {"at": at, "actor": this_person(), "host": this_host()}
+        facts = {**who, "act": act, "reason": reason, "detail": detail}
+        return self.add(AuditRecord(**facts) if row is None else about(row, **facts))  # type: ignore[arg-type]
+
+    def records(self, start: int = 0, end: int | None = None) -> Iterator[tuple[int, bytes]]:
+        """Yield index and bytes of the records from ``start`` to before ``end``, a page at a time."""
+        with self._database.reading() as connection:
+            yield from _records(connection, start, end)
+
+    def of(self, enrollment: str) -> tuple[tuple[int, bytes], ...]:
+        """Return index and bytes of the records of one enrollment, oldest first."""
+        table = schema.log
+        query = sa.select(table.c.seq, table.c.body).where(table.c.enrollment_id == enrollment).order_by(table.c.seq)
+        with self._database.reading() as connection:
+            return tuple((row.seq, row.body) for row in connection.execute(query))
+
+    def root(self, size: int) -> bytes:
+        """Return the root that the tree had at a size.
+
+        Raises:
+            ValueError: the log was never of that size.
+        """
+        with self._database.reading() as connection:
+            _refuse_beyond(connection, size)
+            return merkle.root(size, _subtree(connection))
+
+    def inclusion(self, index: int, size: int) -> tuple[bytes, ...]:
+        """Prove that a record is in the log of a size.
+
+        Raises:
+            ValueError: it is not, or the log was never of that size.
+        """
+        with self._database.reading() as connection:
+            _refuse_beyond(connection, size)
+            return merkle.inclusion(index, size, _subtree(connection))
+
+    def consistency(self, old: int, size: int) -> tuple[bytes, ...]:
+        """Prove that the log of a size begins with what it was at an older one.
+
+        Raises:
+            ValueError: the log was never of these sizes.
+        """
+        with self._database.reading() as connection:
+            _refuse_beyond(connection, size)
+            return merkle.consistency(old, size, _subtree(connection))
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Keep a checkpoint; one of the same size is replaced, such as by the same with cosignatures."""
+        table = schema.checkpoint
+        values = {name: getattr(checkpoint, name) for name in Checkpoint.__slots__}
+        with self._database.transaction() as connection:
+            connection.execute(
+                sa.delete(table).where(table.c.origin == checkpoint.origin, table.c.size == checkpoint.size)
+            )
+            connection.execute(sa.insert(table).values(values))
+
+    def anchored(self, checkpoint: Checkpoint, at: datetime) -> None:
+        """Note that a checkpoint stands in Vault."""
+        table = schema.checkpoint
+        statement = sa.update(table).where(table.c.origin == checkpoint.origin, table.c.size == checkpoint.size)
+        with self._database.transaction() as connection:
+            connection.execute(statement.values(anchored_at=at))
+
+    def checkpoints(self) -> tuple[Checkpoint, ...]:
+        """Return all checkpoints, oldest first."""
+        table = schema.checkpoint
+        with self._database.reading() as connection:
+            found = connection.execute(sa.select(table).order_by(table.c.at, table.c.size)).all()
+        return tuple(Checkpoint(**row._mapping) for row in found)  # noqa: SLF001 - SQLAlchemy's documented way
+
+    def latest(self) -> Checkpoint | None:
+        """Return the newest checkpoint of the present origin."""
+        table = schema.checkpoint
+        with self._database.reading() as connection:
+            query = sa.select(table).where(table.c.origin == origin(connection)).order_by(table.c.size.desc()).limit(1)
+            found = connection.execute(query).one_or_none()
+        return None if found is None else Checkpoint(**found._mapping)  # noqa: SLF001 - as above
+
+
+def origin(connection: sa.Connection) -> str:
+    """Return the name of the log: a journal that was restored goes on under a new one."""
+    return f"{ORIGIN}{meta.get(connection, 'epoch')}"
+
+
+def _tree(size: int, frontier: bytes) -> merkle.Tree:
+    """Return the tree that the head has."""
+    step = merkle.HASH_BYTES
+    return merkle.Tree(size, tuple(frontier[start : start + step] for start in range(0, len(frontier), step)))
+
+
+def _subtree(connection: sa.Connection) -> merkle.Subtree:
+    """Return how to look up the hash of a complete subtree."""
+
+    def look_up(level: int, index: int) -> bytes:
+        if level == 0:
+            return merkle.leaf_hash(connection.execute(_BODY, {"seq": index}).scalar_one())
+        return bytes(connection.execute(_NODE, {"level": level, "index": index}).scalar_one())
+
+    return look_up
+
+
+def _records(connection: sa.Connection, start: int, end: int | None) -> Iterator[tuple[int, bytes]]:
+    """Yield index and bytes of records, a page at a time."""
+    table = schema.log
+    while True:
+        query = sa.select(table.c.seq, table.c.body).where(table.c.seq >= start).order_by(table.c.seq).limit(PAGE)
+        if end is not None:
+            query = query.where(table.c.seq < end)
+        found = connection.execute(query).all()
+        if not found:
+            return
+        yield from ((row.seq, row.body) for row in found)
+        start = found[-1].seq + 1
+
+
+def _refuse_beyond(connection: sa.Connection, size: int) -> None:
+    """Refuse a size that the log has not reached."""
+    if not 0 <= size <= connection.execute(_HEAD).one().size:
+        raise ValueError(f"the log has no {size} records")
