@@ -24,7 +24,8 @@
     ├── NotFinished                 all is safe, but waits: resume later               14
     ├── ChecksFailed                `doctor` found something that does not work        15
     ├── HookFailed                  a hook of yours failed; it is run again            17
-    └── PersonNeeded                `status` found something that needs a person       18
+    ├── PersonNeeded                `status` found something that needs a person       18
+    └── EvidenceError               the audit log is not as it was signed              19
 
 Families are grouped by who must act. Each error carries three sentences for people: what happened, why (where it is
 known) and what to do next; facts that programs need travel as ``facts``, and never include a PIN, a one-time password
@@ -216,6 +217,13 @@ class PersonNeeded(VarmenneError):
 
     exit_code = 18
     meaning = "`status` found something that needs a person"
+
+
+class EvidenceError(VarmenneError):
+    """The audit log, or something that proves it, is not what was signed, or cannot be signed as it is."""
+
+    exit_code = 19
+    meaning = "the audit log, or what proves it, is not as it was signed"
 
 
 def family(cls: type[VarmenneError] = VarmenneError) -> list[type[VarmenneError]]:

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any, Self
 from varmenne.domain.check import Check, Verdict
 from varmenne.errors import VarmenneError, VaultConflict, VaultError
 from varmenne.vault import checks
+from varmenne.vault.anchors import Anchors
 from varmenne.vault.connection import Connection, Patience
+from varmenne.vault.listing import listed
 from varmenne.vault.location import Location, checked_path, is_segment
 from varmenne.vault.record import OLDER_THAN, OPERATION
 from varmenne.vault.sealing import check_metadata, same, sealed
@@ -109,6 +111,11 @@ class CertificateStore:
     def location(self, environment: Environment, customer: CustomerId, channel: Channel) -> Location:
         """Return the location of a certificate under the prefix of the settings."""
         return Location(prefix=self._prefix, environment=environment, customer=customer, channel=channel)
+
+    @property
+    def anchors(self) -> Anchors:
+        """The checkpoints of the audit log."""
+        return Anchors(self._connection, self._mount, self._prefix)
 
     def check(self, location: Location) -> tuple[Check, ...]:
         """Make the checks of :data:`varmenne.vault.checks.CHECKS` and return what they found, up to the first failure.
@@ -210,8 +217,10 @@ class CertificateStore:
             VaultDenied: the policy does not let us look.
             VaultError: Vault cannot be asked, see :meth:`Connection.call`.
         """
-        names = self._names(location.served().path)
-        return tuple(said for name in names if (said := self._said(location, name)) is not None)
+        names = listed(self._connection, self._mount, location.served().path)
+        return tuple(
+            said for name in names if not name.endswith("/") and (said := self._said(location, name)) is not None
+        )
 
     def acknowledge(
         self, location: Location, consumer: str, record: Mapping[str, Any], *, host: str, now: datetime
@@ -238,22 +247,6 @@ class CertificateStore:
             return Served(name, None, None)
         found = self._state(location.served_by(name).path).published
         return read_acknowledgement(name, found.data) if found else None
-
-    def _names(self, path: str) -> list[str]:
-        """List the records in a folder."""
-        from hvac.exceptions import InvalidPath
-
-        def names(client: Any) -> list[str]:
-            try:
-                answer = client.secrets.kv.v2.list_secrets(path, mount_point=self._mount)
-                return [str(name) for name in answer["data"]["keys"]]
-            except InvalidPath as exc:
-                if exc.errors != []:
-                    raise
-                return []
-
-        found = self._connection.call(f"listing {self._mount}/metadata/{path}", names)
-        return sorted(name for name in found if not name.endswith("/"))
 
     def _state(self, path: str, version: int | None = None) -> _State:
         """Read a version (by default the latest) of what stands at a path."""
