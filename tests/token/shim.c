@@ -16,7 +16,7 @@
  *   show-private             show a private exponent
  *   untold ATTRIBUTE         refuse to tell an attribute of private keys
  *   wrong-signature          change one bit of every signature
- *   no-sha256                do not list CKM_SHA256_RSA_PKCS
+ *   unlisted MECHANISM       do not list a mechanism (hexadecimal)
  *   refuse-order ATTRIBUTE   refuse key generation whose private template has the attribute, as a TPM does
  *   say TEXT                 print to standard output and standard error
  *   C_DestroyObject misbehaves, and is noted, for objects in the token alone, not for those of a session.
@@ -111,9 +111,12 @@ static rv get_token_info(ulong_t slot, unsigned char *info)
 static rv get_mechanism_list(ulong_t slot, ulong_t *list, ulong_t *count)
 {
     rv result = CALL(GET_MECHANISM_LIST, ulong_t, ulong_t *, ulong_t *)(slot, list, count);
-    if (!result && list && order("no-sha256", NULL, NULL, 0))
-        for (ulong_t i = 0; i < *count; i++)
-            if (list[i] == 0x40) list[i] = 0x80000abcUL;
+    if (!result && list)
+        for (ulong_t i = 0; i < *count; i++) {
+            char name[32];
+            snprintf(name, sizeof name, "%lx", list[i]);
+            if (order("unlisted", name, NULL, 0)) list[i] = 0x80000abcUL;
+        }
     return result;
 }
 

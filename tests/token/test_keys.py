@@ -88,7 +88,7 @@ def test_the_fallback_mechanism_makes_the_same_signature(shim: Shim, shimmed: To
     with shim.honest() as honest:
         direct = honest.signer(key_id).sign(b"data")
     shimmed.close()
-    shim.order("no-sha256")
+    shim.order("unlisted 40")
     with shim.client() as client:
         assert client.signer(key_id).sign(b"data") == direct
 

@@ -36,6 +36,28 @@ class Signer(Protocol):
         """
 
 
+class LogSigner(Protocol):
+    """Something that signs with the key of the audit log, which it does not show."""
+
+    @property
+    def kind(self) -> str:
+        """``ed25519`` or ``ecdsa-p256``: which signature :meth:`sign` makes."""
+
+    @property
+    def public_key(self) -> bytes:
+        """The public key as DER ``SubjectPublicKeyInfo`` (RFC 5280, 4.1.2.7)."""
+
+    def sign(self, data: bytes) -> bytes:
+        """Return a signature over ``data``.
+
+        ``ed25519``: 64 bytes (RFC 8032, 5.1.6). ``ecdsa-p256``: DER ``ECDSA-Sig-Value`` (RFC 3279, 2.2.3) over the
+        SHA-256 of ``data``.
+
+        Raises:
+            TokenError: the token did not sign, or its signature does not verify with :attr:`public_key`.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class TokenIdentity:
     """What a token says of itself (``CK_TOKEN_INFO``) and of its library (``CK_INFO``); none of it is proof alone."""
@@ -88,19 +110,37 @@ class KeyFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class LogKey(KeyFacts):
+    """What was read back from the token about the key that signs the audit log's checkpoints.
+
+    Attributes:
+        kind: which signatures it makes; see :class:`LogSigner`.
+    """
+
+    kind: str = field(kw_only=True)
+
+
+@dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """One try to get a private key out of the token.
+    """One try to get a private key out of the token, or to use it for what it is not for.
 
     Attributes:
         name: what was tried, such as ``wrap AES_KEY_WRAP_PAD``.
-        outcome: ``refused`` (the same call worked on an extractable control key), ``allowed`` (key material or an
-            unsafe copy came out) or ``not applicable`` (the control failed too, or the token lacks the mechanism).
+        outcome: ``refused`` (on a throw-away key: the same call worked on a control key; on a live key, where there is
+            no control: by the return code that the standard has for this refusal), ``allowed`` (key material or an
+            unsafe copy came out, or the key was used) or ``not applicable`` (the try shows nothing, and ``detail``
+            tells why).
         detail: the return code or reason; never key material.
     """
 
     name: str
     outcome: str
     detail: str
+
+    @property
+    def of_use(self) -> bool:
+        """True if it is about using the key in the token, not about getting it out: it proves nothing of the latter."""
+        return self.name.removeprefix("set ").lower().startswith(("decrypt", "unwrap", "derive"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +153,6 @@ class CustodyProbe:
 
     @property
     def fit(self) -> bool:
-        """True if nothing was allowed and at least one refusal is proven by a control."""
-        outcomes = [result.outcome for result in self.results]
-        return "allowed" not in outcomes and "refused" in outcomes
+        """True if nothing was allowed, and at least one refusal to let a key out is proven by a control."""
+        allowed = any(result.outcome == "allowed" for result in self.results)
+        return not allowed and any(result.outcome == "refused" and not result.of_use for result in self.results)

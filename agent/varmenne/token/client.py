@@ -12,15 +12,26 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from varmenne.clock import Clock, system_clock
-from varmenne.domain.keys import KEY_ID_BYTES, CustodyProbe, KeyFacts, KeyId, Signer, TokenIdentity
-from varmenne.errors import InputError, KeyNotFound, PinError, TokenError, TokenUnavailable
+from varmenne.domain.keys import (
+    KEY_ID_BYTES,
+    CustodyProbe,
+    KeyFacts,
+    KeyId,
+    LogKey,
+    LogSigner,
+    ProbeResult,
+    Signer,
+    TokenIdentity,
+)
+from varmenne.errors import InputError, KeyNotFound, TokenError
 from varmenne.measure import Part, measured
 from varmenne.token import messages as say
 from varmenne.token import pin_rules
 from varmenne.token.answers import Refused, unpack
+from varmenne.token.log_keys import BY_NAME
+from varmenne.token.login import Login
 from varmenne.token.process import Lost, WorkerProcess
-from varmenne.token.signer import VerifiedSigner
-from varmenne.token.terminal import terminal_kept
+from varmenne.token.signer import VerifiedLogSigner, VerifiedSigner
 
 if TYPE_CHECKING:
     from varmenne.settings import TokenSettings
@@ -63,11 +74,9 @@ class Token:
         self._settings = settings
         self._memory = pin_rules.PinMemory(state_dir)
         self._clock = clock
-        self._retry_pin = retry_pin
+        self._login = Login(settings, self._memory, clock, self._ask, retry_pin=retry_pin)
         self._turn = threading.RLock()
         self._worker: WorkerProcess | None = None
-        self._pin_error: PinError | None = None
-        self._descriptor_spent = False
         self._closed = False
 
     def __enter__(self) -> Self:
@@ -106,7 +115,7 @@ class Token:
         """
         with self._turn:
             try:
-                self._logged_in(self._ready())
+                self._login.ensure(self._ready())
             except (Lost, Refused) as exc:
                 raise exc.error from exc
 
@@ -122,11 +131,27 @@ class Token:
             KeyNotFound: more than one key has this ``CKA_ID``.
             TokenError: the token makes no such keys.
         """
-        if len(key_id) != KEY_ID_BYTES:
-            raise InputError(f"A CKA_ID has {KEY_ID_BYTES} bytes, not {len(key_id)}")
-        _check_label(label)
+        _check_new(key_id, label)
         now = self._clock()
         made = self._call(say.Generate(key_id, label))
+        return replace(made.facts, made_at=now) if made.made else made.facts
+
+    def make_log_key(self, key_id: KeyId, label: str) -> LogKey:
+        """Make the key that signs the audit log and read it back; if a key with this ``CKA_ID`` is there, return that.
+
+        It is Ed25519 where the token makes such keys and signs with them, else ECDSA on P-256; :attr:`LogKey.kind`
+        tells. That it signs is tried before it is returned.
+
+        Raises:
+            InputError: ``key_id`` is not 16 bytes, or the label is empty, too long or not printable.
+            TokenUnfit: the key is not as ordered, is of another type, or does not sign. If this call made it, it has
+                been destroyed again.
+            KeyNotFound: more than one key has this ``CKA_ID``.
+            TokenError: the token makes no such keys.
+        """
+        _check_new(key_id, label)
+        now = self._clock()
+        made = self._call(say.MakeLogKey(key_id, label))
         return replace(made.facts, made_at=now) if made.made else made.facts
 
     def find(self, key_id: KeyId) -> KeyFacts | None:
@@ -148,6 +173,25 @@ class Token:
         _check_key_id(key_id)
         return VerifiedSigner(
             key_id, self._call(say.PublicKey(key_id)), lambda data: self._call(say.Sign(key_id, data))
+        )
+
+    def log_signer(self, key_id: KeyId) -> LogSigner:
+        """Return a signer for the audit log's key; it verifies every signature before it hands it out.
+
+        The public key is not taken from the token's word: it is the one beside the key that a fresh signature verifies
+        with.
+
+        Raises:
+            KeyNotFound: no key, or more than one, has this ``CKA_ID``.
+            TokenUnfit: the key is not one for the audit log, or its public half is not beside it.
+        """
+        _check_key_id(key_id)
+        found = self._call(say.FindLogKey(key_id))
+        return VerifiedLogSigner(
+            key_id,
+            BY_NAME[found.kind],
+            found.public_key,
+            lambda data: self._call(say.SignLog(key_id, found.kind, data)),
         )
 
     def store_certificate(self, key_id: KeyId, label: str, certificate: bytes) -> bool:
@@ -217,6 +261,18 @@ class Token:
         probed = self._call(say.Probe(now))
         return CustodyProbe(token=probed.status.identity, at=now, results=probed.results)
 
+    def probe_key(self, key_id: KeyId) -> tuple[ProbeResult, ...]:
+        """Try on a live key what must be refused and changes nothing: reading its secret parts, decrypting, unwrapping.
+
+        Copies, wrapping and changed attributes are tried on throw-away keys alone, by :meth:`probe`. A result
+        ``allowed`` is an alarm; it raises nothing here.
+
+        Raises:
+            KeyNotFound: no key, or more than one, has this ``CKA_ID``.
+        """
+        _check_key_id(key_id)
+        return self._call(say.ProbeKey(key_id))
+
     def _call(self, verb: say.Verb[R]) -> R:
         """Carry out a verb: start a worker and log in if need be, and repeat once where that is harmless."""
         with measured(Part.TOKEN, type(verb).__name__), self._turn:
@@ -255,14 +311,14 @@ class Token:
         """Carry out a verb on the present worker or a fresh one."""
         worker = self._ready()
         if verb.needs_login:
-            self._logged_in(worker)
+            self._login.ensure(worker)
         value: R = self._ask(worker, verb, self._time_limit(verb))
         return value
 
     def _time_limit(self, verb: say.Verb[Any]) -> float:
         """Return how long a verb may take: a probe makes up to four key pairs, one of them for wrapping."""
         settings = self._settings
-        if isinstance(verb, say.Generate):
+        if isinstance(verb, say.Generate | say.MakeLogKey):
             return settings.generate_timeout_seconds
         if isinstance(verb, say.Probe):
             return 4 * settings.generate_timeout_seconds + settings.call_timeout_seconds
@@ -282,7 +338,7 @@ class Token:
     def _started(self) -> WorkerProcess:
         """Start a worker and have it load the module."""
         settings = self._settings
-        worker = WorkerProcess(settings.environment, self._pin_descriptor())
+        worker = WorkerProcess(settings.environment, self._login.descriptor)
         setup = say.Setup(
             module=settings.module,
             init_parameters=settings.init_parameters,
@@ -298,11 +354,6 @@ class Token:
             worker.kill()
             raise
         return worker
-
-    def _pin_descriptor(self) -> int | None:
-        """Return the descriptor that the worker is to inherit: the PIN's, unless it has been read already."""
-        kind, _, number = self._settings.pin.partition(":")
-        return int(number) if kind == "fd" and not self._descriptor_spent else None
 
     def _ask(self, worker: WorkerProcess, verb: say.Verb[Any], timeout_seconds: float | None) -> Any:
         """Have one verb carried out, and let the worker go if its state is in doubt after it."""
@@ -323,66 +374,6 @@ class Token:
             self._worker = None
             raise
 
-    def _logged_in(self, worker: WorkerProcess) -> None:
-        """Log in unless that has been done. The PIN is tried at most once, whatever happens."""
-        if worker.logged_in:
-            return
-        if self._pin_error is not None:
-            raise self._pin_error.with_traceback(None)
-        source = self._settings.pin
-        with contextlib.ExitStack() as stack:
-            if not pin_rules.interactive(source):
-                stack.enter_context(self._memory.one_at_a_time())
-            identity, stamp = self._allowed_to_try(worker, source)
-            self._read_pin(worker, source)
-            self._try_pin(worker, identity, source, stamp)
-
-    def _allowed_to_try(self, worker: WorkerProcess, source: str) -> tuple[TokenIdentity, pin_rules.FileStamp | None]:
-        """Ask the token and the memory whether the PIN may be tried.
-
-        Raises:
-            PinError: it may not; all later calls of this object get the same answer.
-        """
-        status: TokenStatus = self._ask(worker, say.Identify(), self._settings.call_timeout_seconds)
-        stamp = pin_rules.stamp(source)
-        refusal = self._memory.recall(status.identity, source)
-        error = pin_rules.objection(status, source, refusal=refusal, now_stamp=stamp, ordered=self._retry_pin)
-        if error is not None:
-            self._pin_error = error
-            raise error
-        return status.identity, stamp
-
-    def _read_pin(self, worker: WorkerProcess, source: str) -> None:
-        """Have the worker read the PIN. A person may take as long as it takes."""
-        if self._descriptor_spent:
-            raise TokenUnavailable(
-                "The token cannot be logged in to again",
-                why=f"the PIN could be read from {source} only once, and the process that read it has ended",
-                next_step="Run the command again",
-            )
-        typed = pin_rules.interactive(source)
-        with terminal_kept() if typed else contextlib.nullcontext():
-            self._ask(worker, say.ReadPin(source), None if typed else self._settings.call_timeout_seconds)
-        self._descriptor_spent = source.startswith("fd:")
-
-    def _try_pin(
-        self, worker: WorkerProcess, token: TokenIdentity, source: str, stamp: pin_rules.FileStamp | None
-    ) -> None:
-        """Make the one try, and remember how it went."""
-        self._retry_pin = False
-        try:
-            self._ask(worker, say.Login(), self._settings.call_timeout_seconds)
-        except Refused as exc:
-            if isinstance(exc.error, PinError):
-                self._pin_error = exc.error
-            if exc.failed.pin_refused:
-                self._memory.remember(token, source, stamp, self._clock(), str(exc.failed.facts.get("code", "")))
-            raise exc.error from exc
-        except Lost as exc:
-            raise exc.error from exc  # Never repeated: nobody knows whether the token counted the PIN.
-        worker.logged_in = True
-        self._memory.forget(token, source)
-
 
 def _no_key(error: Lost | Refused) -> bool:
     """Tell whether the token was asked for a key and found none."""
@@ -393,6 +384,13 @@ def _check_key_id(key_id: bytes) -> None:
     """Refuse an empty ``CKA_ID``, which some tokens would take for "any"."""
     if not key_id:
         raise InputError("The CKA_ID is empty")
+
+
+def _check_new(key_id: bytes, label: str) -> None:
+    """Refuse a ``CKA_ID`` or a label that no new key can have."""
+    if len(key_id) != KEY_ID_BYTES:
+        raise InputError(f"A CKA_ID has {KEY_ID_BYTES} bytes, not {len(key_id)}")
+    _check_label(label)
 
 
 def _check_label(label: str) -> None:

@@ -140,6 +140,17 @@ size of its own. ``PRIVATE_EXPONENT`` is only tried: ``True`` if the token shows
 be; its value goes nowhere.
 """
 
+_OF_RSA: Final = frozenset({"PRIVATE_EXPONENT", "KEY_TYPE", "MODULUS_BITS", "PUBLIC_EXPONENT"})
+
+LOG_KEY_EXPECTATIONS: Final = (
+    *(row for row in EXPECTATIONS if row.attribute not in _OF_RSA),
+    _expect("VALUE", "the token shows the private key in clear", to_be=False, untold=_FINE),
+)
+"""The same for the audit log's key. Its type, size and public half are shown by a signature, not by attributes.
+
+``VALUE`` is only tried, as ``PRIVATE_EXPONENT`` is.
+"""
+
 EVIDENCE: Final = ("KEY_GEN_MECHANISM", "COPYABLE", "DESTROYABLE", "WRAP_WITH_TRUSTED")
 """Read back and recorded, but nothing is demanded of them."""
 
@@ -152,10 +163,12 @@ class Judgement:
     deviations: tuple[str, ...]
 
 
-def judge(attributes: Mapping[str, bool | int | None]) -> Judgement:
-    """Compare attributes as read back with :data:`EXPECTATIONS`. ``None`` stands for what the token does not tell."""
+def judge(
+    attributes: Mapping[str, bool | int | None], expectations: tuple[Expectation, ...] = EXPECTATIONS
+) -> Judgement:
+    """Compare attributes as read back with what is expected. ``None`` stands for what the token does not tell."""
     sentences: dict[Verdict, list[str]] = {verdict: [] for verdict in Verdict}
-    for row in EXPECTATIONS:
+    for row in expectations:
         value = attributes.get(row.attribute)
         if value is None:
             sentences[row.if_untold].append(f"{row.attribute} cannot be read, so possibly {row.meaning}")

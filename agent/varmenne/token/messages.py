@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import msgspec
 
-from varmenne.domain.keys import KeyFacts, ProbeResult
+from varmenne.domain.keys import KeyFacts, LogKey, ProbeResult
 from varmenne.errors import InputError
 from varmenne.token.status import TokenStatus
 
@@ -126,6 +126,51 @@ class Sign(Verb[bytes], frozen=True):
     returns = bytes
 
 
+class MadeLogKey(msgspec.Struct, frozen=True):
+    """The audit log's key, and whether this request made it or found it."""
+
+    facts: LogKey
+    made: bool
+
+
+class MakeLogKey(Verb[MadeLogKey], frozen=True):
+    """Make a key pair for the audit log, unless a key with this ``CKA_ID`` is there."""
+
+    key_id: bytes
+    label: str
+
+    doing = "make a key for the audit log"
+    returns = MadeLogKey
+    repeatable = False
+
+
+class LogPublicKey(msgspec.Struct, frozen=True):
+    """The kind of the audit log's key, and its public half as DER ``SubjectPublicKeyInfo``."""
+
+    kind: str
+    public_key: bytes
+
+
+class FindLogKey(Verb[LogPublicKey], frozen=True):
+    """Tell the kind and the public half of the audit log's key."""
+
+    key_id: bytes
+
+    doing = "give the public key of the audit log"
+    returns = LogPublicKey
+
+
+class SignLog(Verb[bytes], frozen=True):
+    """Sign data with the audit log's key, as its kind has it."""
+
+    key_id: bytes
+    kind: str
+    data: bytes
+
+    doing = "sign the audit log"
+    returns = bytes
+
+
 class StoreCertificate(Verb[bool], frozen=True):
     """Put a certificate beside its key; answer False if it is there already."""
 
@@ -191,6 +236,15 @@ class Probe(Verb[Probed], frozen=True):
     repeatable = False
 
 
+class ProbeKey(Verb[tuple[ProbeResult, ...]], frozen=True):
+    """Try on a live key what changes nothing."""
+
+    key_id: bytes
+
+    doing = "be asked for what a key must refuse"
+    returns = tuple[ProbeResult, ...]
+
+
 class InitToken(Verb[TokenStatus], frozen=True):
     """Initialise a free slot of the module, with random PINs that are written to two new files."""
 
@@ -213,12 +267,16 @@ AnyVerb = (
     | Find
     | PublicKey
     | Sign
+    | MakeLogKey
+    | FindLogKey
+    | SignLog
     | StoreCertificate
     | Destroy
     | Certificates
     | Keys
     | HoldsKey
     | Probe
+    | ProbeKey
     | InitToken
 )
 

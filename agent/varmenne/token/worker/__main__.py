@@ -61,6 +61,27 @@ class Worker:
 
         return keys.sign(self.token, self.keys, verb.key_id, verb.data)
 
+    def make_log_key(self, verb: say.MakeLogKey) -> say.MadeLogKey:
+        """Make the audit log's key."""
+        from varmenne.domain.keys import KeyId
+        from varmenne.token.worker import log_keys
+
+        return log_keys.make(self.token, self.keys, KeyId(verb.key_id), verb.label)
+
+    def find_log_key(self, verb: say.FindLogKey) -> say.LogPublicKey:
+        """Tell the kind and the public half of the audit log's key."""
+        from varmenne.domain.keys import KeyId
+        from varmenne.token.worker import log_keys
+
+        return log_keys.find(self.token, self.keys, KeyId(verb.key_id))
+
+    def sign_log(self, verb: say.SignLog) -> bytes:
+        """Sign with the audit log's key."""
+        from varmenne.token.log_keys import BY_NAME
+        from varmenne.token.worker import log_keys
+
+        return log_keys.sign(self.token, self.keys, BY_NAME[verb.kind], verb.key_id, verb.data)
+
     def store_certificate(self, verb: say.StoreCertificate) -> bool:
         """Put a certificate beside its key."""
         from varmenne.token.worker import keys, objects
@@ -100,6 +121,12 @@ class Worker:
 
         return say.Probed(status=self.token.status(), results=probe(self.token, verb.now))
 
+    def probe_key(self, verb: say.ProbeKey) -> object:
+        """Try on a live key what changes nothing."""
+        from varmenne.token.worker.live_probe import probe_key
+
+        return probe_key(self.token, self.keys, verb.key_id)
+
     def init_token(self, verb: say.InitToken) -> object:
         """Initialise a free slot."""
         from varmenne.token.worker.initialise import init_token
@@ -116,12 +143,16 @@ _ANSWERS: dict[type, Callable[[Worker, Any], object]] = {
     say.Find: Worker.find,
     say.PublicKey: Worker.public_key,
     say.Sign: Worker.sign,
+    say.MakeLogKey: Worker.make_log_key,
+    say.FindLogKey: Worker.find_log_key,
+    say.SignLog: Worker.sign_log,
     say.StoreCertificate: Worker.store_certificate,
     say.Destroy: Worker.destroy,
     say.Certificates: Worker.certificates,
     say.Keys: lambda worker, _: worker.list_keys(),
     say.HoldsKey: Worker.holds_key,
     say.Probe: Worker.probe,
+    say.ProbeKey: Worker.probe_key,
     say.InitToken: Worker.init_token,
 }
 

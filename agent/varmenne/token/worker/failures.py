@@ -205,6 +205,7 @@ LOST_OBJECT: Final = frozenset({"CKR_OBJECT_HANDLE_INVALID", "CKR_KEY_HANDLE_INV
 
 _UNMAPPED: Final = {
     "0x1b": Meaning("CKR_ACTION_PROHIBITED", Kind.NO, "the object forbids this", _SUPPORT),
+    "0x68": Meaning("CKR_KEY_FUNCTION_NOT_PERMITTED", Kind.NO, "the key may not be used for this", _SUPPORT),
     "0x1050": Meaning("CKR_EXCEEDED_MAX_ITERATIONS", Kind.AWAY, "the token found no primes in time", _AGAIN),
 }
 """Codes that the library knows no class for; it gives them as text."""

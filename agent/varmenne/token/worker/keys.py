@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass, exceptions
 from pkcs11.constants import MechanismFlag
@@ -18,6 +18,7 @@ from varmenne.token.key_policy import (
     PRIVATE_KEY_ORDER,
     PUBLIC_EXPONENT,
     PUBLIC_KEY_ORDER,
+    Expectation,
     judge,
 )
 from varmenne.token.messages import Made
@@ -34,7 +35,33 @@ if TYPE_CHECKING:
 _DIGEST_INFO_SHA256 = bytes.fromhex("3031300d060960864801650304020105000420")
 """DER of ``DigestInfo`` for SHA-256 up to the hash itself (RFC 8017, 9.2, note 1)."""
 
-_COMPUTED = frozenset({"MODULUS_BITS", "PUBLIC_EXPONENT", "PRIVATE_EXPONENT"})
+_COMPUTED = frozenset({"MODULUS_BITS", "PUBLIC_EXPONENT"})
+_SECRET = frozenset({"PRIVATE_EXPONENT", "VALUE"})
+
+F = TypeVar("F", bound=KeyFacts)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What distinguishes one kind of key pair from another when it is ordered.
+
+    Attributes:
+        key_type: its ``CKA_KEY_TYPE``.
+        mechanism: the mechanism that makes it.
+        public: what the public key's template has beside the common order, such as a size or a curve.
+    """
+
+    key_type: KeyType
+    mechanism: Mechanism
+    public: Template
+
+
+RSA: Final = Recipe(
+    KeyType.RSA,
+    Mechanism.RSA_PKCS_KEY_PAIR_GEN,
+    {Attribute.MODULUS_BITS: RSA_BITS, Attribute.PUBLIC_EXPONENT: PUBLIC_EXPONENT.to_bytes(3, "big")},
+)
+"""The recipe of an enrollment's key."""
 
 
 def generate(token: TokenSession, keys: PrivateKeys, key_id: KeyId, label: str) -> Made:
@@ -47,13 +74,13 @@ def generate(token: TokenSession, keys: PrivateKeys, key_id: KeyId, label: str) 
     """
     found = keys.find(key_id)
     if found is not None:
-        return Made(facts=_judged(_facts(token, found, key_id), label), made=False)
-    public, private, deviation = order_pair(token, key_id=key_id, label=label)
+        return Made(facts=judged(_facts(token, found, key_id), label), made=False)
+    public, private, deviation = order_pair(token, RSA, key_id=key_id, label=label)
     try:
-        facts = _judged(_facts(token, private, key_id), label, deviation)
+        facts = judged(_facts(token, private, key_id), label, deviation)
         keys.get(key_id)  # Findable, and alone: otherwise no later call could use it.
     except TokenUnfit as exc:
-        raise _undone(exc, public, private) from exc
+        raise undone(exc, public, private) from exc
     return Made(facts=facts, made=True)
 
 
@@ -64,18 +91,17 @@ def find(token: TokenSession, keys: PrivateKeys, key_id: KeyId) -> KeyFacts | No
         TokenUnfit: the key breaks a demand.
     """
     found = keys.find(key_id)
-    return None if found is None else _judged(_facts(token, found, key_id))
+    return None if found is None else judged(_facts(token, found, key_id))
 
 
 def order_pair(
-    token: TokenSession, *, key_id: bytes, label: str, changes: dict[str, bool] | None = None
+    token: TokenSession, recipe: Recipe, *, key_id: bytes, label: str, changes: dict[str, bool] | None = None
 ) -> tuple[PublicKey, PrivateKey, str]:
     """Order a key pair, in each form in turn, and return it with the deviation that its form is.
 
-    The form that a token takes is kept for the next order: a TPM's module loses resources at every refusal.
-
     Args:
         token: the token, logged in.
+        recipe: which kind of key pair.
         key_id: the ``CKA_ID`` of both halves.
         label: the ``CKA_LABEL`` of both halves.
         changes: what the private key's order has otherwise; only the probe's control keys use this.
@@ -86,46 +112,47 @@ def order_pair(
     """
     private_order = {**PRIVATE_KEY_ORDER, **(changes or {})}
     refusal: exceptions.PKCS11Error | None = None
-    for form in token.forms:
+    for form in token.forms(recipe.mechanism):
         try:
-            public, private = _order(token.work, key_id, label, private_order, form.leave_out)
+            public, private = _order(token.work, recipe, key_id, label, private_order, form.leave_out)
         except exceptions.PKCS11Error as exc:
             refusal = refusal or exc
             # NOTE: after CKR_GENERAL_ERROR "the goals of the function may have been partially achieved" (PKCS#11 2.40,
             # 5.1.1). A key that came into being is left to be found by the next call, and no second one is made.
-            if code(exc) not in CONCEDED_ON or _exists(token.work, key_id):
+            if code(exc) not in CONCEDED_ON or exists(token.work, key_id):
                 raise
         else:
             taken = replace(form, because=form.because or (code(refusal) if refusal else ""))
-            token.forms = (taken,)
+            token.took(recipe.mechanism, taken)
             return public, private, taken.deviation
     raise refusal or AssertionError("there is at least one form of the order")
 
 
-def _order(
-    session: Session, key_id: bytes, label: str, private_order: dict[str, bool], leave_out: frozenset[str]
+def _order(  # noqa: PLR0917 - one call, from just above
+    session: Session,
+    recipe: Recipe,
+    key_id: bytes,
+    label: str,
+    private_order: dict[str, bool],
+    leave_out: frozenset[str],
 ) -> tuple[PublicKey, PrivateKey]:
     """Order a key pair in one form. Both templates are complete: the library's own defaults do not show through."""
     names: Template = {Attribute.ID: key_id, Attribute.LABEL: label}
     private = from_names(private_order, leave_out=leave_out) | names
     public = from_names(dict(PUBLIC_KEY_ORDER), leave_out=leave_out) | names
-    public[Attribute.TOKEN] = private[Attribute.TOKEN]
-    public[Attribute.MODULUS_BITS] = RSA_BITS
-    public[Attribute.PUBLIC_EXPONENT] = PUBLIC_EXPONENT.to_bytes(3, "big")
-    return session.generate_keypair(
-        KeyType.RSA,
-        RSA_BITS,
+    public = public | recipe.public | {Attribute.TOKEN: private[Attribute.TOKEN]}
+    return session.create_domain_parameters(recipe.key_type, {}, local=True).generate_keypair(
         id=key_id,
         label=label,
         store=bool(private[Attribute.TOKEN]),
         capabilities=MechanismFlag.SIGN | MechanismFlag.VERIFY,
-        mechanism=Mechanism.RSA_PKCS_KEY_PAIR_GEN,
+        mechanism=recipe.mechanism,
         public_template=checked(public),
         private_template=checked(private),
     )
 
 
-def _exists(session: Session, key_id: bytes) -> bool:
+def exists(session: Session, key_id: bytes) -> bool:
     """Tell whether a private key with this ``CKA_ID`` is in the token."""
     template: Template = {Attribute.CLASS: ObjectClass.PRIVATE_KEY, Attribute.ID: key_id}
     return bool(list(session.get_objects(checked(template))))
@@ -204,31 +231,50 @@ def _numbers(token: TokenSession, private: Object) -> tuple[int, int]:
 
 def _facts(token: TokenSession, private: Object, key_id: KeyId) -> KeyFacts:
     """Read everything that the policy names, one attribute at a time, without judging it."""
-    attributes: dict[str, bool | int | None] = {}
-    for name in [row.attribute for row in EXPECTATIONS if row.attribute not in _COMPUTED] + list(EVIDENCE):
-        value = read(private, Attribute[name])
-        attributes[name] = value if isinstance(value, bool) or value is None else int(value)
-    attributes["PRIVATE_EXPONENT"] = True if read(private, Attribute.PRIVATE_EXPONENT) else None
-    modulus, exponent = _numbers(token, private)
-    attributes["MODULUS_BITS"] = modulus.bit_length() or None
-    attributes["PUBLIC_EXPONENT"] = exponent or None
+    attributes = read_back(token, private, EXPECTATIONS)
+    told = attributes["MODULUS_BITS"] and attributes["PUBLIC_EXPONENT"]
     return KeyFacts(
         key_id=key_id,
         label=read(private, Attribute.LABEL) or "",
-        public_key=public_key(token, private) if modulus and exponent else b"",
+        public_key=public_key(token, private) if told else b"",
         attributes=attributes,
         deviations=(),
         token=token.status().identity,
     )
 
 
-def _judged(facts: KeyFacts, label: str | None = None, deviation: str = "") -> KeyFacts:
+def read_back(
+    token: TokenSession, private: Object, expectations: tuple[Expectation, ...]
+) -> dict[str, bool | int | None]:
+    """Read the attributes of which something is expected, and those that are evidence, one at a time.
+
+    What holds the private key itself is only tried: ``True`` if the token shows it, otherwise ``None``.
+    """
+    attributes: dict[str, bool | int | None] = {}
+    for name in [row.attribute for row in expectations if row.attribute not in _COMPUTED] + list(EVIDENCE):
+        value = read(private, Attribute[name])
+        if name in _SECRET:
+            attributes[name] = True if value else None
+        else:
+            attributes[name] = value if isinstance(value, bool) or value is None else int(value)
+    if any(row.attribute in _COMPUTED for row in expectations):
+        modulus, exponent = _numbers(token, private)
+        attributes |= {"MODULUS_BITS": modulus.bit_length() or None, "PUBLIC_EXPONENT": exponent or None}
+    return attributes
+
+
+def judged(
+    facts: F,
+    label: str | None = None,
+    deviation: str = "",
+    expectations: tuple[Expectation, ...] = EXPECTATIONS,
+) -> F:
     """Add the deviations to a key's facts.
 
     Raises:
         TokenUnfit: the key breaks a demand.
     """
-    judgement = judge(facts.attributes)
+    judgement = judge(facts.attributes, expectations)
     if judgement.unfit:
         raise TokenUnfit(
             "The token made a key that is not as ordered"
@@ -242,7 +288,7 @@ def _judged(facts: KeyFacts, label: str | None = None, deviation: str = "") -> K
     return replace(facts, deviations=(*([deviation] if deviation else ()), *judgement.deviations, *named))
 
 
-def _undone(error: TokenUnfit, *made: Object) -> TokenUnfit:
+def undone(error: TokenUnfit, *made: Object) -> TokenUnfit:
     """Destroy what was made, and say in the error whether that worked."""
     try:
         for thing in made:

@@ -5,9 +5,11 @@ non-extractable, and a TPM's module lets anybody change the flags of keys that c
 
 1. a throw-away *target* is made by the very order of real keys, and a *control* that may be extracted;
 2. private components are read; the target is wrapped under a session key by each mechanism; it is copied as extractable
-   and as not sensitive; at last its flags are set, and everything is tried again if the token let that happen;
-3. each try is first made on the control. A refusal counts only if the same call works there; otherwise it may just be
-   a call that this token never carries out, and the outcome is "not applicable".
+   and as not sensitive; it is used to decrypt and to unwrap; at last its flags are set, and what they open is tried
+   again if the token let that happen;
+3. each try is first made on the control (for uses, on an RSA key of the session that may be used so). A refusal counts
+   only if the same call works there; otherwise it may just be a call that this token never carries out, and the outcome
+   is "not applicable".
 
 Nothing is done to real keys. Whatever comes out is dropped at once and only its length is told.
 """
@@ -15,7 +17,7 @@ Nothing is done to real keys. Whatever comes out is dropped at once and only its
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -26,39 +28,30 @@ from pkcs11.constants import MechanismFlag
 
 from varmenne.domain.keys import ProbeResult
 from varmenne.token.worker.failures import code
-from varmenne.token.worker.keys import order_pair
+from varmenne.token.worker.keys import RSA, order_pair
 from varmenne.token.worker.templates import Template, checked
+from varmenne.token.worker.tries import (
+    ALLOWED,
+    NOT_APPLICABLE,
+    REFUSED,
+    UNCLEAR,
+    Try,
+    attempt,
+    permitted,
+    reads,
+    stop_if_lost,
+    uses,
+)
 
 if TYPE_CHECKING:
     from pkcs11.types import Object, Session
 
     from varmenne.token.worker.session import TokenSession
 
-REFUSED, ALLOWED, NOT_APPLICABLE = "refused", "allowed", "not applicable"
-
 LABEL: Final = "varmenne probe, throw-away"
 _ID_MARK: Final = b"vrmnprb:"
 _SWEEP_AFTER: Final = timedelta(minutes=10)
 """Throw-away objects older than this are leftovers of a crash: a probe takes seconds."""
-
-_COMPONENTS: Final = ("PRIVATE_EXPONENT", "PRIME_1", "PRIME_2", "EXPONENT_1", "EXPONENT_2", "COEFFICIENT")
-
-_LOST: Final = frozenset(
-    {
-        "CKR_SESSION_HANDLE_INVALID",
-        "CKR_SESSION_CLOSED",
-        "CKR_DEVICE_REMOVED",
-        "CKR_TOKEN_NOT_PRESENT",
-        "CKR_USER_NOT_LOGGED_IN",
-        "CKR_CRYPTOKI_NOT_INITIALIZED",
-    }
-)
-"""These say that the token is gone, not that it refuses: the probe ends with an error instead of a verdict."""
-
-_UNCLEAR: Final = frozenset(
-    {"CKR_GENERAL_ERROR", "CKR_DEVICE_ERROR", "CKR_FUNCTION_FAILED", "CKR_HOST_MEMORY", "CKR_DEVICE_MEMORY"}
-)
-"""These may come from a fault as well as from a refusal, so they prove nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,14 +86,6 @@ _SESSION_KEYS: Final[dict[str, tuple[KeyType, int | None]]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Try:
-    """One way out: its name, and the call that returns what came of it, or ``None`` if nothing did."""
-
-    name: str
-    call: Callable[[Object], str | None]
-
-
 def probe(token: TokenSession, now: datetime) -> tuple[ProbeResult, ...]:
     """Make every try, and leave the token as it was.
 
@@ -111,15 +96,24 @@ def probe(token: TokenSession, now: datetime) -> tuple[ProbeResult, ...]:
     with _throw_away(token, now) as bin_, _wrapping_keys(token, bin_) as wrapping:
         target = bin_.pair()
         control, made_extractable = _control(bin_)
-        ways = [*_reads(), *_wraps(token, wrapping), *_copies()]
+        ways = [*reads(), *_wraps(token, wrapping), *_copies()]
         results = [made_extractable, *_untried_mechanisms(token)]
         results += [_outcome(way, target, control) for way in ways]
+        tried = [(way, _outcome(way, target, wrapping.get(_USABLE))) for way in uses(token)]
+        results += [result for _, result in tried]
+        for name, value in _USAGE_FLAGS:
+            opened = [way for way, result in tried if way.usage == name and result.outcome == REFUSED]
+            results.append(_set_flag(name, value, target, control, opened, complete=True))
         complete = not _out_of_reach(token, wrapping)
         results += [_set_flag(name, value, target, control, ways, complete=complete) for name, value in _FLAGS]
     return tuple(results)
 
 
 _FLAGS: Final = (("EXTRACTABLE", True), ("SENSITIVE", False))
+_USAGE_FLAGS: Final = (("DECRYPT", True), ("UNWRAP", True))
+
+_USABLE: Final = "RSA, private"
+"""The private half of the session's RSA key, which may decrypt and unwrap: the control for uses."""
 
 
 class _Bin:
@@ -140,7 +134,7 @@ class _Bin:
 
     def pair(self, **changes: bool) -> Object:
         """Order a key pair as real keys are ordered, but for the changes; return its private half."""
-        public, private, _ = order_pair(self._token, key_id=self.name(), label=LABEL, changes=changes)
+        public, private, _ = order_pair(self._token, RSA, key_id=self.name(), label=LABEL, changes=changes)
         self.keep(public)
         self.keep(private)
         return private
@@ -185,14 +179,14 @@ def _wrapping_keys(token: TokenSession, bin_: _Bin) -> Iterator[dict[str, Any]]:
             found[kind] = token.work.generate_key(key_type, bits, label=LABEL, capabilities=capabilities)
             bin_.keep(found[kind])
         except exceptions.PKCS11Error as exc:
-            _stop_if_lost(exc)
+            stop_if_lost(exc)
     try:
         public, private = token.work.generate_keypair(KeyType.RSA, 2048, label=LABEL, capabilities=capabilities)
-        found["RSA"] = public
+        found["RSA"], found[_USABLE] = public, private
         bin_.keep(public)
         bin_.keep(private)
     except exceptions.PKCS11Error as exc:
-        _stop_if_lost(exc)
+        stop_if_lost(exc)
     yield found
 
 
@@ -212,25 +206,12 @@ def _control(bin_: _Bin) -> tuple[Object | None, ProbeResult]:
         try:
             control = bin_.pair(**changes)
         except exceptions.PKCS11Error as exc:
-            _stop_if_lost(exc)
+            stop_if_lost(exc)
             refusal = code(exc)
             continue
         return control, ProbeResult(name, NOT_APPLICABLE, "the token makes them when so ordered; it is the control")
-    outcome = NOT_APPLICABLE if refusal in _UNCLEAR else REFUSED
+    outcome = NOT_APPLICABLE if refusal in UNCLEAR else REFUSED
     return None, ProbeResult(name, outcome, f"{refusal}, while the same order with EXTRACTABLE false is carried out")
-
-
-def _reads() -> list[Try]:
-    """Read the private components."""
-
-    def read(attribute: Attribute, thing: Object) -> str | None:
-        value = thing[attribute]
-        return f"{len(value)} bytes came out" if value else None
-
-    return [
-        Try(f"read {name}", lambda thing, attribute=Attribute[name]: read(attribute, thing))  # type: ignore[misc]
-        for name in _COMPONENTS
-    ]
 
 
 def _wraps(token: TokenSession, wrapping: dict[str, Any]) -> list[Try]:
@@ -290,27 +271,18 @@ def _out_of_reach(token: TokenSession, wrapping: dict[str, Any]) -> bool:
     return bool(token.flagged(MechanismFlag.WRAP) - tried)
 
 
-def _attempt(way: Try, thing: Object) -> tuple[bool, str]:
-    """Make one try; return whether something came out, and what happened."""
-    try:
-        came = way.call(thing)
-    except exceptions.PKCS11Error as exc:
-        _stop_if_lost(exc)
-        return False, code(exc)
-    except (IndexError, ValueError):
-        return False, "nonsense answered"
-    return came is not None, came or "nothing came out"
-
-
 def _outcome(way: Try, target: Object, control: Object | None) -> ProbeResult:
     """Make one try on the control and on the target, and draw the conclusion."""
-    works, at_control = _attempt(way, control) if control is not None else (False, "no control key")
-    came_out, at_target = _attempt(way, target)
+    works, at_control = attempt(way, control) if control is not None else (False, "no control key")
+    came_out, at_target = attempt(way, target)
+    if came_out and permitted(way, target):
+        words = f"{at_target}; {way.usage} is true, a deviation that is recorded with each key"
+        return ProbeResult(way.name, NOT_APPLICABLE, words)
     if came_out:
         return ProbeResult(way.name, ALLOWED, at_target)
     if not works:
         return ProbeResult(way.name, NOT_APPLICABLE, f"{at_target}; control: {at_control}")
-    return ProbeResult(way.name, NOT_APPLICABLE if at_target in _UNCLEAR else REFUSED, at_target)
+    return ProbeResult(way.name, NOT_APPLICABLE if at_target in UNCLEAR else REFUSED, at_target)
 
 
 def _set_flag(
@@ -338,16 +310,10 @@ def _set_flag(
     first = _outcome(way, target, control)
     if first.outcome != ALLOWED:
         return first
-    after = [(again.name, *_attempt(again, target)) for again in ways if not again.name.startswith("copy")]
+    after = [(again.name, *attempt(again, target)) for again in ways if not again.name.startswith("copy")]
     leaks = [f"{what}: {words}" for what, came_out, words in after if came_out]
     if leaks:
         return ProbeResult(way.name, ALLOWED, f"{first.detail}, and then {leaks[0]}")
     if not complete:
         return ProbeResult(way.name, ALLOWED, f"{first.detail}, and the token lists ways to wrap that cannot be tried")
     return ProbeResult(way.name, NOT_APPLICABLE, f"flag only: {first.detail}, but nothing more comes out than before")
-
-
-def _stop_if_lost(error: exceptions.PKCS11Error) -> None:
-    """Let an error through that says nothing about the key, because the token is gone."""
-    if code(error) in _LOST:
-        raise error

@@ -44,8 +44,7 @@ class TokenSession:
         self._login: Session | None = None
         self._work: Session | None = None
         self._mechanisms: frozenset[int] | None = None
-        self.forms: tuple[Form, ...] = FORMS
-        """The forms in which keys may be ordered here; narrowed to the one that the token took."""
+        self._forms: dict[str, Form] = {}
 
     @property
     def module(self) -> Module:
@@ -157,6 +156,15 @@ class TokenSession:
         if self._mechanisms is None:
             self._mechanisms = frozenset(int(mechanism) for mechanism in self.slot.get_mechanisms())
         return self._mechanisms
+
+    def forms(self, mechanism: Mechanism) -> tuple[Form, ...]:
+        """Return the forms in which keys may be ordered by a mechanism: the one that the token took before, or all."""
+        taken = self._forms.get(mechanism.name)
+        return (taken,) if taken else FORMS
+
+    def took(self, mechanism: Mechanism, form: Form) -> None:
+        """Keep the form that the token took for the next order: a TPM's module loses resources at every refusal."""
+        self._forms[mechanism.name] = form
 
     def flagged(self, flag: MechanismFlag) -> frozenset[int]:
         """Numbers of the listed mechanisms that carry a flag. A hint: tokens have been seen to say nonsense here."""

@@ -43,6 +43,7 @@ _TYPES: Final[dict[Attribute, type]] = {
             Attribute.VALUE,
             Attribute.PUBLIC_EXPONENT,
             Attribute.MODULUS,
+            Attribute.EC_PARAMS,
         ),
         bytes,
     ),
