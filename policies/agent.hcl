@@ -30,6 +30,33 @@ path "secret/data/varmenne/+/+/+/served/+" {
   capabilities = ["read"]
 }
 
+# Checkpoints of the audit log. Each is written once: with "create" alone, nothing that is there can be changed.
+path "secret/data/varmenne/audit/+/+" {
+  capabilities = ["create", "read"]
+}
+
+path "secret/metadata/varmenne/audit/*" {
+  capabilities = ["list"]
+}
+
+# Checkpoints of the audit log, each written once: without "update" nobody changes one, and nothing takes one away.
+path "secret/data/varmenne/audit/+/+" {
+  capabilities = ["create", "read"]
+}
+
+path "secret/metadata/varmenne/audit/*" {
+  capabilities = ["list"]
+}
+
+# Those of agents that have a prefix of their own are not ours.
+path "secret/data/varmenne/+/audit/+/+" {
+  capabilities = ["deny"]
+}
+
+path "secret/metadata/varmenne/+/audit/+/+" {
+  capabilities = ["deny"]
+}
+
 # Its own token: how long it lives, more time, and its end when the agent stops.
 path "auth/token/lookup-self" {
   capabilities = ["read"]

@@ -25,6 +25,24 @@ path "secret/data/varmenne/test/1234567-8/ws/served/+" {
   capabilities = ["read"]
 }
 
+# Checkpoints of the audit log. Each is written once: with "create" alone, nothing that is there can be changed.
+path "secret/data/varmenne/audit/+/+" {
+  capabilities = ["create", "read"]
+}
+
+path "secret/metadata/varmenne/audit/*" {
+  capabilities = ["list"]
+}
+
+# Checkpoints of the audit log, each written once: without "update" nobody changes one, and nothing takes one away.
+path "secret/data/varmenne/audit/+/+" {
+  capabilities = ["create", "read"]
+}
+
+path "secret/metadata/varmenne/audit/*" {
+  capabilities = ["list"]
+}
+
 path "auth/token/lookup-self" {
   capabilities = ["read"]
 }

@@ -100,6 +100,10 @@ def test_a_root_token_works_with_a_warning(vault: Vault, where: Location, tmp_pa
         ('path "MOUNT/metadata/varmenne/test/*" { capabilities = ["delete"] }', "delete at MOUNT/metadata"),
         ('path "sys/policies/*" { capabilities = ["update"] }', "update at sys/policies"),
         ('path "MOUNT/config" { capabilities = ["update"] }', "update at MOUNT/config"),
+        ('path "MOUNT/data/varmenne/audit/+/+" { capabilities = ["update"] }', "update at MOUNT/data/varmenne/audit/"),
+        ('path "MOUNT/data/varmenne/audit/+/+" { capabilities = ["delete"] }', "delete at MOUNT/data/varmenne/audit/"),
+        ('path "MOUNT/metadata/varmenne/audit/+/+" { capabilities = ["create"] }', "create at MOUNT/metadata/varmenne"),
+        ('path "MOUNT/destroy/varmenne/audit/+/+" { capabilities = ["update"] }', "update at MOUNT/destroy/varmenne"),
     ],
 )
 def test_a_dangerous_right_is_named(
@@ -129,3 +133,16 @@ def test_a_token_about_to_end_is_a_warning(vault: Vault, where: Location, tmp_pa
         login = store.check(where)[1]
     assert (login.name, login.verdict) == ("login", Verdict.WARN)
     assert "renewable" in login.next_step
+
+
+@pytest.mark.parametrize(("rule", "lacks"), [("data", "create"), ("metadata", "list")])
+def test_a_policy_of_before_checkpoints_is_a_warning(
+    vault: Vault, store: CertificateStore, where: Location, rule: str, lacks: str
+) -> None:
+    """Certificates can be published, but the audit log is not anchored."""
+    set_policy(vault, agent_policy(vault).replace(f"{rule}/varmenne/audit", f"{rule}/varmenne/elsewhere"))
+    store.preflight(where)
+    found = {check.name: check for check in store.check(where)}["rights"]
+    assert found.verdict is Verdict.WARN
+    assert f"not {lacks} at {vault.settings.mount}/{rule}/varmenne/audit/" in found.detail
+    assert "policies/agent.hcl" in found.next_step

@@ -44,6 +44,10 @@ SERVED = "varmenne/test/1234567-8/ws/served/consumer"
 OTHERS_SERVED, THEIRS_SERVED = "varmenne/test/1234567-8/ws/served/web", "varmenne/test/7654321-0/ws/served/web"
 OWN_SERVED = "varmenne/a1/test/1234567-8/ws/served/web"
 CONSUMERS, OWN_CONSUMERS = (path.rpartition("/")[0] for path in (SERVED, OWN_SERVED))
+LOG = "audit/0123456789abcdef"
+ANCHOR, OWN_ANCHOR, FOREIGN_ANCHOR = (f"varmenne/{agent}{LOG}/{1:020}" for agent in ("", "a1/", "a2/"))
+"""A checkpoint of the audit log, and those of agents that have a prefix of their own."""
+NEW_ANCHOR, NEW_OWN_ANCHOR, NEW_FOREIGN_ANCHOR = (f"varmenne/{agent}{LOG}/new-{{role}}" for agent in ("", "a1/", "a2/"))
 DELETABLE = {
     "theirs": THEIRS,
     "ours": OURS,
@@ -54,11 +58,15 @@ DELETABLE = {
     "served under an own prefix": OWN_SERVED,
     "consumers": CONSUMERS,
     "own consumers": OWN_CONSUMERS,
+    "checkpoint": ANCHOR,
+    "checkpoint under an own prefix": OWN_ANCHOR,
+    "checkpoint under another agent's prefix": FOREIGN_ANCHOR,
 }
 """Name → path of which nobody may take anything away."""
 RECORDS = (
     *(OURS, GENERATION, DRAFT, THEIRS, OWN, FOREIGN, "other/secret"),
     *(OTHERS_SERVED, THEIRS_SERVED, OWN_SERVED, CONSUMERS, OWN_CONSUMERS),
+    *(ANCHOR, OWN_ANCHOR, FOREIGN_ANCHOR),
 )
 MERGE_PATCH = {"Content-Type": "application/merge-patch+json"}
 
@@ -188,6 +196,33 @@ TABLE = (
             ("undelete a version", "post", f"{MOUNT}/undelete/{{path}}", {"versions": [1]}),
             ("destroy a version", "post", f"{MOUNT}/destroy/{{path}}", {"versions": [1]}),
             ("delete all versions", "delete", f"{META}/{{path}}", None),
+        )
+    ),
+    Row("anchor a checkpoint", "post", f"{DATA}/{NEW_ANCHOR}", PUBLISHERS, {"cas": 0}),
+    Row("anchor one under an own prefix", "post", f"{DATA}/{NEW_OWN_ANCHOR}", OWN_AGENT, {"cas": 0}),
+    Row("anchor one under another agent's prefix", "post", f"{DATA}/{NEW_FOREIGN_ANCHOR}", (), {"cas": 0}),
+    Row("change a checkpoint", "post", f"{DATA}/{ANCHOR}", (), {"cas": 1}),
+    Row("change one under an own prefix", "post", f"{DATA}/{OWN_ANCHOR}", (), {"cas": 1}),
+    Row("change one under another agent's prefix", "post", f"{DATA}/{FOREIGN_ANCHOR}", (), {"cas": 1}),
+    Row("read a checkpoint", "get", f"{DATA}/{ANCHOR}", (*PUBLISHERS, "auditor")),
+    Row("read one under an own prefix", "get", f"{DATA}/{OWN_ANCHOR}", OWNERS),
+    Row("read one under another agent's prefix", "get", f"{DATA}/{FOREIGN_ANCHOR}", AUDITOR),
+    Row("list logs", "list", f"{META}/varmenne/audit", (*PUBLISHERS, "auditor")),
+    Row("list checkpoints", "list", f"{META}/varmenne/{LOG}", (*PUBLISHERS, "auditor")),
+    Row("list logs under an own prefix", "list", f"{META}/varmenne/a1/audit", OWNERS),
+    Row("list checkpoints under an own prefix", "list", f"{META}/varmenne/a1/{LOG}", OWNERS),
+    Row("list checkpoints under another agent's prefix", "list", f"{META}/varmenne/a2/{LOG}", AUDITOR),
+    *(
+        row
+        for where, anchor in (("", ANCHOR), (" (own)", OWN_ANCHOR), (" (another agent's)", FOREIGN_ANCHOR))
+        for row in (
+            Row(f"read a checkpoint's metadata{where}", "get", f"{META}/{anchor}", AUDITOR),
+            Row(f"set a checkpoint's metadata{where}", "post", f"{META}/{anchor}", (), TAG),
+            Row(f"set a new checkpoint's metadata{where}", "post", f"{META}/{anchor}-2", (), TAG),
+            Row(f"patch a checkpoint's metadata{where}", "patch", f"{META}/{anchor}", (), TAG, patch=True),
+            Row(f"let a checkpoint expire{where}", "post", f"{META}/{anchor}", (), {"delete_version_after": "1s"}),
+            Row(f"write far below a checkpoint{where}", "post", f"{DATA}/{anchor}/far/below", (), {"cas": 0}),
+            Row(f"read far below a checkpoint{where}", "get", f"{DATA}/{anchor}/far/below"),
         )
     ),
     Row("read the mount's configuration", "get", f"{MOUNT}/config", SETUP),
@@ -373,7 +408,7 @@ def mutants(text: str) -> Iterator[tuple[str, str]]:
         # On a path that is one record, which is there, `create` allows nothing.
         operations = {"data": ("create", "update", "read", "delete"), "metadata": ("read", "list", "update", "delete")}
         for word in operations.get(segments[1], ()):
-            if word not in capabilities and not (word in {"list", "create"} and segments[-1] not in "*+"):
+            if not {word, "deny"} & {*capabilities} and not (word in {"list", "create"} and segments[-1] not in "*+"):
                 more = rule[0].replace(rule[2], f'{rule[2]}, "{word}"')
                 yield f"{rule[1]} + {word}", text.replace(rule[0], more)
     for name in re.findall(r'^    "(\w+)" += \[\]\n', text, re.MULTILINE):

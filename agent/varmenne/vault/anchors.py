@@ -9,17 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from varmenne.errors import EvidenceError, VaultConflict
+from varmenne.errors import EvidenceError, VaultConflict, VaultDenied
 from varmenne.vault.listing import listed
-from varmenne.vault.location import checked_path, is_segment
+from varmenne.vault.location import AUDIT, checked_path, is_segment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from varmenne.vault.connection import Connection
 
-AUDIT = "audit"
-"""Segment below the prefix; no environment has that name."""
 DIGITS = 20
 NOTE = "note"
 
@@ -65,9 +63,11 @@ class Anchors:
                     path, {NOTE: note}, cas=0, mount_point=self._mount
                 ),
             )
-        except VaultConflict as exc:
+        except (VaultConflict, VaultDenied) as exc:  # A policy that lets us create only, denies a second write.
             found = self.get(origin, size)
-            if found is None or found.note != note:
+            if found is None:
+                raise
+            if found.note != note:
                 raise EvidenceError(
                     f"Vault holds another checkpoint of {size} records than the journal",
                     why=f"{self._mount}/{path} was written before, with another content",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from varmenne.domain.check import Check, Verdict
 from varmenne.errors import VaultDenied, VaultError, VaultUnavailable
+from varmenne.vault.location import AUDIT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,6 +35,10 @@ DANGEROUS = {
 """KV version 2 path → rights that publishing never uses, and that could take away what was published."""
 
 WRITES = ("create", "update", "patch", "delete", "sudo")
+
+DANGEROUS_AT_CHECKPOINTS = DANGEROUS | {"data": ("update", "patch", "delete", "sudo"), "metadata": WRITES}
+"""The same for checkpoints of the audit log, which are written once."""
+
 SOMEBODY = "varmenne-somebody-else"
 """A name that nobody has, for asking about what belongs to others; nothing is written there."""
 
@@ -153,11 +158,14 @@ def rights(connection: Connection, location: Location) -> Check:
     """Ask Vault what our token may do at the records' own paths: the current certificate's, and a generation's."""
     name = connection.settings.mount
     records = [f"{name}/data/{place.path}" for place in (location, location.generation(1))]
+    checkpoint = _checkpoint(location)
     wanted = {
         f"{name}/metadata/{location.path}": ("patch", "custom metadata cannot be set"),
         f"{name}/metadata/{location.generation(1).path}": ("patch", "custom metadata cannot be set"),
         f"{name}/metadata/{location.served().path}": ("list", "it is not seen who still serves an old certificate"),
         f"{name}/data/{location.served_by(SOMEBODY).path}": ("read", "it is not seen what consumers serve"),
+        f"{name}/data/{checkpoint}": ("create", "the audit log is not anchored in Vault"),
+        f"{name}/metadata/{checkpoint}": ("list", "the audit log is not compared with what was anchored"),
     }
     found = _capabilities(connection, {where: where for where in (*records, *wanted)})
     for where in records:
@@ -181,6 +189,8 @@ def no_dangerous_rights(connection: Connection, location: Location) -> Check:
     """Ask whether our token could also destroy what was published, reach what is not ours, or get more rights."""
     name = connection.settings.mount
     table = {f"{name}/{kind}/{location.path}": feared for kind, feared in DANGEROUS.items()}
+    checkpoint = _checkpoint(location)
+    table |= {f"{name}/{kind}/{checkpoint}": feared for kind, feared in DANGEROUS_AT_CHECKPOINTS.items()}
     table |= {where.format(mount=name, somebody=SOMEBODY): feared for where, feared in DANGEROUS_ELSEWHERE.items()}
     found = _capabilities(connection, {where: where for where in table})
     excess = [
@@ -196,8 +206,8 @@ def no_dangerous_rights(connection: Connection, location: Location) -> Check:
     return Check(
         "no dangerous rights",
         Verdict.OK,
-        f"the token cannot delete or destroy records, nor reach other prefixes or Vault's own settings: {len(table)} "
-        "paths were asked for",
+        "the token cannot delete or destroy records, change checkpoints of the audit log, nor reach other prefixes or "
+        f"Vault's own settings: {len(table)} paths were asked for",
     )
 
 
@@ -215,6 +225,11 @@ CHECKS: tuple[tuple[str, Callable[[Connection, Location], Check]], ...] = (
     ("no dangerous rights", no_dangerous_rights),
 )
 """Name → check, in the order in which they are made. After one that fails, the rest would say nothing."""
+
+
+def _checkpoint(location: Location) -> str:
+    """Return the path of a checkpoint of the audit log that nobody has made."""
+    return f"{location.prefix}/{AUDIT}/{SOMEBODY}/0"
 
 
 def _capabilities(connection: Connection, paths: dict[str, str]) -> dict[str, set[str]]:

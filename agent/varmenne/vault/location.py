@@ -18,6 +18,9 @@ CURRENT = "current"
 GENERATION = "generation-"
 """Begin of the last segment of the records that hold one generation each, for ever; its number follows."""
 
+AUDIT = "audit"
+"""Segment below the prefix where the checkpoints of the audit log are. No environment and no customer has it."""
+
 SERVED = "served"
 """Last segment of the folder where consumers tell what they serve."""
 
@@ -79,9 +82,9 @@ def customer_segment(customer: CustomerId) -> str:
 
     The service has no rule for the form of foreign IDs. One that is not a safe segment is replaced by ``id-`` and the
     first 32 hexadecimal digits of its SHA-256; so is one that looks like such a replacement, lest it be taken for
-    another customer's. The record itself always holds the ID as it is.
+    another customer's, and :data:`AUDIT`. The record itself always holds the ID as it is.
     """
-    if is_segment(customer) and not _HASHED.fullmatch(customer):
+    if is_segment(customer) and customer != AUDIT and not _HASHED.fullmatch(customer):
         return customer
     return f"id-{hashlib.sha256(customer.encode()).hexdigest()[:_HASH_DIGITS]}"
 
