@@ -72,6 +72,38 @@ def foreign_key(
     )
 
 
+_PUT_PUBLIC_KEY = """
+import json, sys
+import pkcs11
+from pkcs11 import Attribute, KeyType, ObjectClass
+order = json.load(sys.stdin)
+token = pkcs11.lib(order["module"]).get_token(token_label=order["label"])
+with token.open(rw=True, user_pin=order["pin"]) as session:
+    session.create_object({
+        Attribute.CLASS: ObjectClass.PUBLIC_KEY, Attribute.KEY_TYPE: KeyType.EC_EDWARDS, Attribute.TOKEN: True,
+        Attribute.ID: bytes.fromhex(order["key_id"]), Attribute.EC_PARAMS: bytes.fromhex("06032b6570"),
+        Attribute.EC_POINT: bytes.fromhex(order["point"]),
+    })
+"""
+
+
+def put_public_key(token: CreatedToken, key_id: bytes, point: bytes) -> None:
+    """Have another program put an Ed25519 public key (32 bytes) into the token, with a ``CKA_ID`` of its choice."""
+    order = {
+        "module": token.module,
+        "label": token.label,
+        "pin": Path(token.pin.removeprefix("file:")).read_text().strip(),
+        "key_id": key_id.hex(),
+        "point": (b"\x04\x20" + point).hex(),
+    }
+    subprocess.run(
+        [sys.executable, "-c", _PUT_PUBLIC_KEY],
+        input=json.dumps(order).encode(),
+        env={**os.environ, **token.environment},
+        check=True,
+    )
+
+
 @contextlib.contextmanager
 def p11_kit_server(token: CreatedToken, folder: Path) -> Iterator[tuple[TokenSettings, Callable[[], None]]]:
     """Serve a token on a socket; yield the settings of a client of it, and a way to kill the server."""

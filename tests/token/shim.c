@@ -14,10 +14,12 @@
  *   bool ATTRIBUTE VALUE     lie about a boolean attribute of private keys (hexadecimal, 0 or 1)
  *   short-modulus            lie about the modulus of private keys: only its first half is told
  *   show-private             show a private exponent
+ *   show-secret ATTRIBUTE    show 32 bytes as a secret attribute of private keys
  *   untold ATTRIBUTE         refuse to tell an attribute of private keys
  *   wrong-signature          change one bit of every signature
  *   unlisted MECHANISM       do not list a mechanism (hexadecimal)
  *   refuse-order ATTRIBUTE   refuse key generation whose private template has the attribute, as a TPM does
+ *   no-making MECHANISM      list a mechanism that makes key pairs, but refuse to use it
  *   say TEXT                 print to standard output and standard error
  *   C_DestroyObject misbehaves, and is noted, for objects in the token alone, not for those of a session.
  * SHIM_CALLS    file to which the name of each called function is added
@@ -38,7 +40,8 @@ typedef struct { unsigned char version[2]; void *function[68]; } function_list;
 
 enum { INITIALIZE = 0, GET_FUNCTION_LIST = 3, GET_TOKEN_INFO = 6, GET_MECHANISM_LIST = 7, OPEN_SESSION = 12, LOGIN = 18,
        LOGOUT = 19,
-       CREATE_OBJECT = 20, DESTROY_OBJECT = 22, GET_ATTRIBUTE_VALUE = 24, FIND_OBJECTS_INIT = 26, SIGN = 43,
+       CREATE_OBJECT = 20, DESTROY_OBJECT = 22, COPY_OBJECT = 21, GET_ATTRIBUTE_VALUE = 24,
+       SET_ATTRIBUTE_VALUE = 25, FIND_OBJECTS_INIT = 26, DECRYPT_INIT = 33, SIGN = 43,
        GENERATE_KEY_PAIR = 59, WRAP_KEY = 60 };
 
 static function_list *real, ours;
@@ -138,6 +141,24 @@ static rv create_object(ulong_t session, attribute *template, ulong_t count, ulo
     return CALL(CREATE_OBJECT, ulong_t, attribute *, ulong_t, ulong_t *)(session, template, count, object);
 }
 
+static rv copy_object(ulong_t session, ulong_t object, attribute *template, ulong_t count, ulong_t *copy)
+{
+    BEGIN("C_CopyObject");
+    return CALL(COPY_OBJECT, ulong_t, ulong_t, attribute *, ulong_t, ulong_t *)(session, object, template, count, copy);
+}
+
+static rv set_attribute_value(ulong_t session, ulong_t object, attribute *template, ulong_t count)
+{
+    BEGIN("C_SetAttributeValue");
+    return CALL(SET_ATTRIBUTE_VALUE, ulong_t, ulong_t, attribute *, ulong_t)(session, object, template, count);
+}
+
+static rv decrypt_init(ulong_t session, void *mechanism, ulong_t key)
+{
+    BEGIN("C_DecryptInit");
+    return CALL(DECRYPT_INIT, ulong_t, void *, ulong_t)(session, mechanism, key);
+}
+
 static rv destroy_object(ulong_t session, ulong_t object)
 {
     unsigned char in_token = 1;
@@ -168,6 +189,11 @@ static rv get_attribute_value(ulong_t session, ulong_t object, attribute *templa
         template->length = 256;
         return 0;
     }
+    if (order("show-secret", name, NULL, 0)) {
+        if (template->value) memset(template->value, 0x55, 32);
+        template->length = 32;
+        return 0;
+    }
     if (order("untold", name, NULL, 0)) { template->length = (ulong_t)-1; return 0x12; }
     if (!result && template->value && order("bool", name, text, sizeof text))
         *(unsigned char *)template->value = (unsigned char)atoi(text);
@@ -196,6 +222,8 @@ static rv generate_key_pair(ulong_t session, void *mechanism, attribute *public,
 {
     char name[32];
     BEGIN("C_GenerateKeyPair");
+    snprintf(name, sizeof name, "%lx", *(ulong_t *)mechanism);
+    if (order("no-making", name, NULL, 0)) return 0x70;
     for (ulong_t i = 0; i < private_count; i++) {
         snprintf(name, sizeof name, "%lx", private[i].type);
         if (order("refuse-order", name, NULL, 0)) return 0x5;
@@ -227,6 +255,9 @@ rv C_GetFunctionList(function_list **list)
         ours.function[OPEN_SESSION] = (void *)open_session;
         ours.function[LOGIN] = (void *)login;
         ours.function[CREATE_OBJECT] = (void *)create_object;
+        ours.function[COPY_OBJECT] = (void *)copy_object;
+        ours.function[SET_ATTRIBUTE_VALUE] = (void *)set_attribute_value;
+        ours.function[DECRYPT_INIT] = (void *)decrypt_init;
         ours.function[DESTROY_OBJECT] = (void *)destroy_object;
         ours.function[GET_ATTRIBUTE_VALUE] = (void *)get_attribute_value;
         ours.function[FIND_OBJECTS_INIT] = (void *)find_objects_init;

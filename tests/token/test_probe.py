@@ -32,6 +32,13 @@ def test_softhsm_keeps_keys(token: Token) -> None:
         "wrap AES_KEY_WRAP_PAD": "refused",
         "copy with EXTRACTABLE true": "refused",
         "copy with SENSITIVE false": "refused",
+        "decrypt RSA_PKCS": "refused",
+        "decrypt RSA_PKCS_OAEP": "refused",
+        "decrypt RSA_X_509": "refused",
+        "unwrap RSA_PKCS": "refused",
+        "unwrap RSA_PKCS_OAEP": "refused",
+        "set DECRYPT true": "refused",
+        "set UNWRAP true": "refused",
         "set EXTRACTABLE true": "refused",
         "set SENSITIVE false": "refused",
     }.items() <= outcomes.items()

@@ -9,11 +9,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from varmenne.clock import Clock, system_clock
 from varmenne.domain.keys import (
-    KEY_ID_BYTES,
     CustodyProbe,
     KeyFacts,
     KeyId,
@@ -23,10 +22,10 @@ from varmenne.domain.keys import (
     Signer,
     TokenIdentity,
 )
-from varmenne.errors import InputError, KeyNotFound, TokenError
+from varmenne.errors import KeyNotFound, TokenError
 from varmenne.measure import Part, measured
+from varmenne.token import checks, pin_rules
 from varmenne.token import messages as say
-from varmenne.token import pin_rules
 from varmenne.token.answers import Refused, unpack
 from varmenne.token.log_keys import BY_NAME
 from varmenne.token.login import Login
@@ -38,8 +37,6 @@ if TYPE_CHECKING:
     from varmenne.token.status import TokenStatus
 
 R = TypeVar("R")
-
-_MAX_LABEL_BYTES: Final = 255
 
 
 class Token:
@@ -131,7 +128,7 @@ class Token:
             KeyNotFound: more than one key has this ``CKA_ID``.
             TokenError: the token makes no such keys.
         """
-        _check_new(key_id, label)
+        checks.new_key(key_id, label)
         now = self._clock()
         made = self._call(say.Generate(key_id, label))
         return replace(made.facts, made_at=now) if made.made else made.facts
@@ -149,7 +146,7 @@ class Token:
             KeyNotFound: more than one key has this ``CKA_ID``.
             TokenError: the token makes no such keys.
         """
-        _check_new(key_id, label)
+        checks.new_key(key_id, label)
         now = self._clock()
         made = self._call(say.MakeLogKey(key_id, label))
         return replace(made.facts, made_at=now) if made.made else made.facts
@@ -161,7 +158,7 @@ class Token:
             TokenUnfit: the key is not as varmenne orders keys.
             KeyNotFound: more than one key has this ``CKA_ID``.
         """
-        _check_key_id(key_id)
+        checks.key_id(key_id)
         return self._call(say.Find(key_id))
 
     def signer(self, key_id: KeyId) -> Signer:
@@ -170,10 +167,26 @@ class Token:
         Raises:
             KeyNotFound: no key, or more than one, has this ``CKA_ID``.
         """
-        _check_key_id(key_id)
+        checks.key_id(key_id)
         return VerifiedSigner(
             key_id, self._call(say.PublicKey(key_id)), lambda data: self._call(say.Sign(key_id, data))
         )
+
+    def find_log_key(self, key_id: KeyId) -> LogKey | None:
+        """Read back everything about the audit log's key, and have it sign; ``None`` as :meth:`find`.
+
+        Raises:
+            TokenUnfit: the key is not as ordered, is of another type, does not sign, or its public half is not beside
+                it.
+            KeyNotFound: more than one key has this ``CKA_ID``.
+        """
+        checks.key_id(key_id)
+        try:
+            return self._call(say.FindLogKey(key_id))
+        except KeyNotFound as exc:
+            if exc.facts.get("matches") == 0:
+                return None
+            raise
 
     def log_signer(self, key_id: KeyId) -> LogSigner:
         """Return a signer for the audit log's key; it verifies every signature before it hands it out.
@@ -183,15 +196,12 @@ class Token:
 
         Raises:
             KeyNotFound: no key, or more than one, has this ``CKA_ID``.
-            TokenUnfit: the key is not one for the audit log, or its public half is not beside it.
+            TokenUnfit: as :meth:`find_log_key`.
         """
-        _check_key_id(key_id)
-        found = self._call(say.FindLogKey(key_id))
+        checks.key_id(key_id)
+        key = self._call(say.FindLogKey(key_id))
         return VerifiedLogSigner(
-            key_id,
-            BY_NAME[found.kind],
-            found.public_key,
-            lambda data: self._call(say.SignLog(key_id, found.kind, data)),
+            key_id, BY_NAME[key.kind], key.public_key, lambda data: self._call(say.SignLog(key_id, key.kind, data))
         )
 
     def store_certificate(self, key_id: KeyId, label: str, certificate: bytes) -> bool:
@@ -201,8 +211,8 @@ class Token:
             InputError: it is not one DER certificate, or not for this key; or the label is not usable.
             KeyNotFound: no key, or more than one, has this ``CKA_ID``.
         """
-        _check_key_id(key_id)
-        _check_label(label)
+        checks.key_id(key_id)
+        checks.label(label)
         return self._call(say.StoreCertificate(key_id, label, certificate))
 
     def destroy(self, key_id: KeyId, public_key: bytes) -> bool:
@@ -223,12 +233,12 @@ class Token:
             TokenError: something with this ``CKA_ID`` is not of this key, or not an enrollment's, and nothing was
                 touched; or the token refused to destroy, and the error tells what is left.
         """
-        _check_key_id(key_id)
+        checks.key_id(key_id)
         return self._call(say.Destroy(key_id, public_key))
 
     def certificates(self, key_id: KeyId) -> tuple[bytes, ...]:
         """Return the certificates (DER) beside a key. Nothing about them is verified here."""
-        _check_key_id(key_id)
+        checks.key_id(key_id)
         return self._call(say.Certificates(key_id))
 
     def keys(self) -> tuple[tuple[KeyId, str], ...]:
@@ -270,7 +280,7 @@ class Token:
         Raises:
             KeyNotFound: no key, or more than one, has this ``CKA_ID``.
         """
-        _check_key_id(key_id)
+        checks.key_id(key_id)
         return self._call(say.ProbeKey(key_id))
 
     def _call(self, verb: say.Verb[R]) -> R:
@@ -378,22 +388,3 @@ class Token:
 def _no_key(error: Lost | Refused) -> bool:
     """Tell whether the token was asked for a key and found none."""
     return isinstance(error, Refused) and isinstance(error.error, KeyNotFound) and error.error.facts.get("matches") == 0
-
-
-def _check_key_id(key_id: bytes) -> None:
-    """Refuse an empty ``CKA_ID``, which some tokens would take for "any"."""
-    if not key_id:
-        raise InputError("The CKA_ID is empty")
-
-
-def _check_new(key_id: bytes, label: str) -> None:
-    """Refuse a ``CKA_ID`` or a label that no new key can have."""
-    if len(key_id) != KEY_ID_BYTES:
-        raise InputError(f"A CKA_ID has {KEY_ID_BYTES} bytes, not {len(key_id)}")
-    _check_label(label)
-
-
-def _check_label(label: str) -> None:
-    """Refuse a label that tokens could cut, garble or not take."""
-    if not label.isprintable() or not 0 < len(label.encode()) <= _MAX_LABEL_BYTES:
-        raise InputError(f"The label must have 1 to {_MAX_LABEL_BYTES} bytes of printable characters")

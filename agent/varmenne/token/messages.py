@@ -144,20 +144,13 @@ class MakeLogKey(Verb[MadeLogKey], frozen=True):
     repeatable = False
 
 
-class LogPublicKey(msgspec.Struct, frozen=True):
-    """The kind of the audit log's key, and its public half as DER ``SubjectPublicKeyInfo``."""
-
-    kind: str
-    public_key: bytes
-
-
-class FindLogKey(Verb[LogPublicKey], frozen=True):
-    """Tell the kind and the public half of the audit log's key."""
+class FindLogKey(Verb[LogKey], frozen=True):
+    """Read back everything about the audit log's key, and have it sign."""
 
     key_id: bytes
 
-    doing = "give the public key of the audit log"
-    returns = LogPublicKey
+    doing = "tell about the key of the audit log"
+    returns = LogKey
 
 
 class SignLog(Verb[bytes], frozen=True):

@@ -68,8 +68,8 @@ class Worker:
 
         return log_keys.make(self.token, self.keys, KeyId(verb.key_id), verb.label)
 
-    def find_log_key(self, verb: say.FindLogKey) -> say.LogPublicKey:
-        """Tell the kind and the public half of the audit log's key."""
+    def find_log_key(self, verb: say.FindLogKey) -> object:
+        """Read back everything about the audit log's key."""
         from varmenne.domain.keys import KeyId
         from varmenne.token.worker import log_keys
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -10,7 +11,7 @@ from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass, exceptions
 from pkcs11.constants import MechanismFlag
 
 from varmenne.domain.keys import RSA_BITS, KeyFacts, KeyId
-from varmenne.errors import TokenError, TokenUnfit
+from varmenne.errors import KeyNotFound, TokenError, TokenUnfit
 from varmenne.token.key_policy import (
     CONCEDED_ON,
     EVIDENCE,
@@ -197,12 +198,26 @@ def sign(token: TokenSession, keys: PrivateKeys, key_id: bytes, data: bytes) -> 
 
 
 def holds(token: TokenSession, keys: PrivateKeys, public_key_sha256: str) -> bool:
-    """Tell whether a private key with this hash of its ``SubjectPublicKeyInfo`` is in the token."""
-    return any(
-        hashlib.sha256(public_key(token, thing)).hexdigest() == public_key_sha256
-        for thing in keys.all()
-        if read(thing, Attribute.KEY_TYPE) == KeyType.RSA and read(thing, Attribute.MODULUS)
-    )
+    """Tell whether a private key with this hash of its ``SubjectPublicKeyInfo`` is in the token.
+
+    Reading every key takes time for each, so the key that bore the hash before is read first; if it does not bear it
+    now, all are.
+    """
+    hint = keys.by_hash.get(public_key_sha256)
+    with contextlib.suppress(KeyNotFound):
+        if hint and _bears(token, keys.cached(hint), public_key_sha256):
+            return True
+    for thing in keys.all():
+        if _bears(token, thing, public_key_sha256):
+            keys.by_hash[public_key_sha256] = read(thing, Attribute.ID) or b""
+            return True
+    return False
+
+
+def _bears(token: TokenSession, thing: Object, public_key_sha256: str) -> bool:
+    """Tell whether a private key's public half has this hash; other keys than RSA ones have none."""
+    is_rsa = read(thing, Attribute.KEY_TYPE) == KeyType.RSA and bool(read(thing, Attribute.MODULUS))
+    return is_rsa and hashlib.sha256(public_key(token, thing)).hexdigest() == public_key_sha256
 
 
 def _sign(token: TokenSession, private: Object, data: bytes) -> bytes:

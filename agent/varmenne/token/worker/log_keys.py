@@ -16,7 +16,7 @@ from varmenne.domain.keys import KeyFacts, KeyId, LogKey
 from varmenne.errors import TokenError, TokenUnfit
 from varmenne.token.key_policy import CONCEDED_ON, LOG_KEY_EXPECTATIONS
 from varmenne.token.log_keys import KINDS, LogKeyKind
-from varmenne.token.messages import LogPublicKey, MadeLogKey
+from varmenne.token.messages import MadeLogKey
 from varmenne.token.worker.failures import LOST_OBJECT, Kind, code, meaning
 from varmenne.token.worker.keys import Recipe, exists, judged, order_pair, read_back, undone
 from varmenne.token.worker.objects import PrivateKeys, read, search
@@ -54,7 +54,8 @@ def make(token: TokenSession, keys: PrivateKeys, key_id: KeyId, label: str) -> M
             failures.append((kind.name, exc))
         else:
             without = [f"no {name} key: {_reason(error)}" for name, error in failures if name != facts.kind]
-            return MadeLogKey(facts=replace(facts, deviations=(*without, *facts.deviations)), made=True)
+            deviations = (*dict.fromkeys(without), *facts.deviations)
+            return MadeLogKey(facts=replace(facts, deviations=deviations), made=True)
     if not failures:
         raise TokenError(
             "The token makes no key for the audit log",
@@ -64,15 +65,18 @@ def make(token: TokenSession, keys: PrivateKeys, key_id: KeyId, label: str) -> M
     raise failures[-1][1]
 
 
-def find(token: TokenSession, keys: PrivateKeys, key_id: KeyId) -> LogPublicKey:
-    """Tell which kind of key the log's key is, and its public half.
+def find(token: TokenSession, keys: PrivateKeys, key_id: KeyId) -> LogKey:
+    """Read back everything about the log's key, and have it sign.
 
     Raises:
         KeyNotFound: no key, or more than one, has this ``CKA_ID``.
-        TokenUnfit: it is not a key of the log, or does not sign.
+        TokenUnfit: the key breaks a demand, is not one of the log, or does not sign.
     """
-    kind, public_key = _recognised(token, keys.get(key_id))
-    return LogPublicKey(kind=kind.name, public_key=public_key)
+    try:
+        return _read_back(token, keys.get(key_id), key_id)
+    except (exceptions.PKCS11Error, TokenUnfit):
+        _start_afresh(token, keys)
+        raise
 
 
 def sign(token: TokenSession, keys: PrivateKeys, kind: LogKeyKind, key_id: bytes, data: bytes) -> bytes:
@@ -85,8 +89,7 @@ def sign(token: TokenSession, keys: PrivateKeys, kind: LogKeyKind, key_id: bytes
     try:
         return _sign(kind, keys.cached(key_id), data)
     except exceptions.PKCS11Error as exc:
-        token.drop_work()
-        keys.forget()
+        _start_afresh(token, keys)
         if code(exc) not in LOST_OBJECT:
             raise
     return _sign(kind, keys.get(key_id), data)
@@ -113,11 +116,15 @@ def _make(token: TokenSession, keys: PrivateKeys, recipe: Recipe, key_id: KeyId,
         facts = _read_back(token, private, key_id, label, deviation)
         keys.get(key_id)  # Findable, and alone: otherwise no later call could use it.
     except TokenUnfit as exc:
-        raise undone(exc, public, private) from exc
+        error = undone(exc, public, private)
+        _start_afresh(token, keys)
+        raise error from exc
     return facts
 
 
-def _read_back(token: TokenSession, private: Object, key_id: KeyId, label: str, deviation: str = "") -> LogKey:
+def _read_back(
+    token: TokenSession, private: Object, key_id: KeyId, label: str | None = None, deviation: str = ""
+) -> LogKey:
     """Read everything that the policy names, judge it, and have the key sign.
 
     Raises:
@@ -159,7 +166,6 @@ def _recognised(token: TokenSession, private: Object) -> tuple[LogKeyKind, bytes
     try:
         signature = _sign(kind, private, data)
     except exceptions.PKCS11Error as exc:
-        token.drop_work()
         if meaning(exc).kind is not Kind.NO:
             raise
         raise _unfit(key_id, f"it does not sign ({code(exc)})") from exc
@@ -190,6 +196,12 @@ def _sign(kind: LogKeyKind, private: Object, data: bytes) -> bytes:
     if not hasattr(private, "sign"):
         raise _unfit(read(private, Attribute.ID) or b"", "SIGN is false")
     return kind.output(private.sign(kind.input(data), mechanism=Mechanism[kind.signing]))
+
+
+def _start_afresh(token: TokenSession, keys: PrivateKeys) -> None:
+    """Drop the work session, in which an operation may be stuck, and the handles that ended with it."""
+    token.drop_work()
+    keys.forget()
 
 
 def _final(error: exceptions.PKCS11Error | TokenUnfit) -> bool:

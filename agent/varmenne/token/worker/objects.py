@@ -47,11 +47,15 @@ class PrivateKeys:
 
     A search costs time for every object in the token, so the first one that is asked for by :meth:`cached` fills an
     index with all of them. An index entry is only a hint: it is believed if the object still carries its ``CKA_ID``.
+
+    Attributes:
+        by_hash: SHA-256 of a public key → ``CKA_ID`` of the private key that bore it when it was read. A hint, too.
     """
 
     def __init__(self, token: TokenSession) -> None:
         self._token = token
         self._index: dict[bytes, list[Object]] | None = None
+        self.by_hash: dict[str, bytes] = {}
 
     def forget(self) -> None:
         """Drop the index, as all handles end with their session."""
