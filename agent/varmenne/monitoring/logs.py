@@ -61,6 +61,8 @@ class Lines(_Formatter):
 
 def _escaped(text: str) -> str:
     """Escape what is not printable, as JSON does: a terminal shall obey nothing that a stranger has written."""
+    if text.isprintable():  # Nearly every line is.
+        return text
     return "".join(letter if letter.isprintable() else json.dumps(letter)[1:-1] for letter in text)
 
 

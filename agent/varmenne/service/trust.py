@@ -11,6 +11,7 @@ published along with the certificates, never trusted by themselves).
 from __future__ import annotations
 
 import asyncio
+import functools
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -85,14 +86,11 @@ def load_trust(directory: Path, environment: Environment, at: datetime) -> Trust
         ConfigError: a folder is missing or holds no valid certificate, a file is not PEM, a certificate is in both
             ``services`` and ``providers``, is not a CA, is self-signed, or belongs to the other environment.
     """
-    found = {folder: _certificates(directory / folder) for folder in FOLDERS}
-    for folder, certificates in found.items():
-        for path, certificate in certificates:
-            _check_place(path, certificate, folder, environment)
+    found = {folder: _certificates(directory, folder, environment) for folder in FOLDERS}
     valid = {
         folder: tuple(
             _der(certificate)
-            for _path, certificate in certificates
+            for certificate in certificates
             if certificate.not_valid_before_utc <= at <= certificate.not_valid_after_utc
         )
         for folder, certificates in found.items()
@@ -115,17 +113,30 @@ def load_trust(directory: Path, environment: Environment, at: datetime) -> Trust
     return TrustAnchors(environment, valid["services"], valid["providers"], valid["chain"])
 
 
-def _certificates(folder: Path) -> list[tuple[Path, x509.Certificate]]:
-    """Read every PEM file of a folder; a file may hold several certificates."""
+def _certificates(directory: Path, folder: str, environment: Environment) -> list[x509.Certificate]:
+    """Read every PEM file of a folder, each time anew; a file may hold several certificates."""
+    found: list[x509.Certificate] = []
+    for path in sorted((directory / folder).glob("*.pem")):
+        try:
+            content = path.read_bytes()
+        except OSError as exc:
+            raise ConfigError(f"The trust anchor file {path} cannot be read", why=str(exc)) from exc
+        found += _accepted(path, content, folder, environment)
+    return found
+
+
+@functools.lru_cache(maxsize=64)
+def _accepted(path: Path, content: bytes, folder: str, environment: Environment) -> tuple[x509.Certificate, ...]:
+    """Return the certificates of a file after refusing what cannot be in its folder: by its bytes, so once for each."""
     from cryptography import x509
 
-    found: list[tuple[Path, x509.Certificate]] = []
-    for path in sorted(folder.glob("*.pem")) if folder.is_dir() else []:
-        try:
-            found.extend((path, certificate) for certificate in x509.load_pem_x509_certificates(path.read_bytes()))
-        except (OSError, ValueError) as exc:
-            raise ConfigError(f"The trust anchor file {path} cannot be read", why=str(exc)) from exc
-    return found
+    try:
+        certificates = tuple(x509.load_pem_x509_certificates(content))
+    except ValueError as exc:
+        raise ConfigError(f"The trust anchor file {path} cannot be read", why=str(exc)) from exc
+    for certificate in certificates:
+        _check_place(path, certificate, folder, environment)
+    return certificates
 
 
 def _check_place(path: Path, certificate: x509.Certificate, folder: str, environment: Environment) -> None:
