@@ -42,6 +42,7 @@ from varmenne.domain.identifiers import Channel, CustomerId, CustomerName, Enrol
 from varmenne.domain.keys import KeyId
 from varmenne.domain.steps import State
 from varmenne.enrollment.enroll import Order, enroll
+from varmenne.enrollment.evidence.checkpoints import LABEL as LOG_KEY
 from varmenne.enrollment.facts import pem_to_der
 from varmenne.enrollment.parts import Parts
 from varmenne.enrollment.preflight import probe, probe_name
@@ -57,6 +58,7 @@ from varmenne.testbench.server import BenchServer
 from varmenne.testbench.state import BenchState
 from varmenne.testbench.state import Order as BenchOrder
 from varmenne.token import CreatedToken, Token, create_softhsm_token
+from varmenne.vault.anchors import AUDIT
 
 __all__ = [
     "CUSTOMER",
@@ -287,9 +289,10 @@ class Stage:
             return journal.list()
 
     def keys(self) -> frozenset[tuple[KeyId, str]]:
-        """Return CKA_ID and label of all private keys in the token."""
+        """Return CKA_ID and label of all private keys in the token, but for the one that signs the audit log."""
         with self.token_client() as token:
-            return frozenset(token.keys())
+            found = token.keys()
+        return frozenset(key for key in found if not key[1].startswith(LOG_KEY))
 
     def keys_of(self, row: Enrollment) -> int:
         """Return how many private keys the token holds for an enrollment."""
@@ -316,7 +319,7 @@ class Stage:
         )
 
     def _records(self, path: str = "") -> tuple[str, ...]:
-        """Return the paths of all records under the mount."""
+        """Return the paths of all records under the mount, but for the audit log's checkpoints."""
         from hvac.exceptions import InvalidPath
 
         try:
@@ -325,6 +328,8 @@ class Stage:
             return ()
         found: list[str] = []
         for key in answer["data"]["keys"]:
+            if key == f"{AUDIT}/":
+                continue
             found += self._records(path + key) if key.endswith("/") else [path + key]
         return tuple(found)
 

@@ -87,7 +87,17 @@ class App:
         with Parts(settings, retry_pin=retry_pin) as parts:
             if notice:
                 self._tell_unfinished(parts)
-            yield parts
+            try:
+                yield parts
+            finally:
+                self._sign_log(parts)
+
+    def _sign_log(self, parts: Parts) -> None:
+        """Make a checkpoint of the audit log after something was done to a key, also if more of it failed."""
+        if parts.has("token") and not isinstance(sys.exception(), KeyboardInterrupt):
+            from varmenne.enrollment.evidence.checkpoints import after_acts
+
+            after_acts(parts, self.warn)
 
     def _tell_unfinished(self, parts: Parts) -> None:
         """Name the enrollments that can go on and that no process is at work on."""

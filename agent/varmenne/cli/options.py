@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import sys
 import warnings
 from collections import deque
@@ -150,15 +151,34 @@ def wait_limit(parts: Parts, wait: float | None) -> timedelta:
     return timedelta(seconds=parts.settings.service.wait_limit_seconds if wait is None else wait)
 
 
-@contextlib.contextmanager
-def reserved(out: Path) -> Iterator[None]:
-    """Make a new, empty file and remove it again if what should be in it fails.
+def write_private(path: Path, content: bytes) -> None:
+    """Write evidence to a new file that only its owner can read. Nothing is overwritten.
 
     Raises:
         InputError: there is something of that name, or it cannot be made.
     """
     try:
-        out.open("x").close()
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
+    except OSError as exc:
+        raise InputError(
+            f"{path} cannot be written",
+            why=exc.strerror or str(exc),
+            next_step="Name another one; nothing is overwritten",
+        ) from exc
+
+
+@contextlib.contextmanager
+def reserved(out: Path, mode: int = 0o666) -> Iterator[None]:
+    """Make a new, empty file of a mode, and remove it again if what should be in it fails.
+
+    Raises:
+        InputError: there is something of that name, or it cannot be made.
+    """
+    try:
+        os.close(os.open(out, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode))
     except FileExistsError:
         raise InputError(f"{out} exists already", next_step="Name another file; nothing is overwritten") from None
     except OSError as exc:

@@ -52,6 +52,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "hooks": ("hooks", "Look at your hooks, try them, and run again those that failed."),
     "journal": ("journal", "Show, check, back up and restore the journal, which remembers every step."),
     "trust": ("trust", "Bring trust anchors in, look at them, take them out."),
+    "audit": ("audit", "Prove custody: the log of every act on a key, checkpoints, passports, reports."),
     "service": ("service", "Look at stored answers of the certificate service, and verify them offline."),
     "pull": ("pull", "Bring a published certificate into files, and reload what serves it."),
     "credentials": ("credentials", "Hand one-time credentials over by Vault, for one reader."),

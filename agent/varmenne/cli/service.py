@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from varmenne.cli.common import EXAMPLE, App, common_options
-from varmenne.cli.options import id_argument
+from varmenne.cli.options import id_argument, write_private
 from varmenne.errors import InputError, VerificationError
 
 if TYPE_CHECKING:
@@ -116,30 +116,13 @@ def answers(app: App, *, enrollment: str, out: Path | None) -> None:
     ]
     for answer, line in zip(stored, data, strict=True):
         if out is not None:
-            _write_private(Path(str(line["file"])), answer.body)
+            write_private(Path(str(line["file"])), answer.body)
     lines = [
         f"{line['at']}  {line['operation']:<19} HTTP {line['http_status']}  {line['verdict'] or 'not looked at'}"
         + (f"  {line['file']}" if out is not None else "")
         for line in data
     ]
     app.emit(data, "\n".join(lines) or "The service has not answered this enrollment yet.")
-
-
-def _write_private(path: Path, content: bytes) -> None:
-    """Write evidence to a new file that only its owner can read. Nothing is overwritten."""
-    import os
-
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(content)
-    except OSError as exc:
-        raise InputError(
-            f"{path} cannot be written",
-            why=exc.strerror or str(exc),
-            next_step="Name another folder; nothing is overwritten",
-        ) from exc
 
 
 def _moment(at: str | None) -> datetime:

@@ -8,8 +8,6 @@ due time in the journal. Whatever happens to the agent, the journal knows where 
 from __future__ import annotations
 
 import contextlib
-import os
-import select
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,11 +19,12 @@ from varmenne.domain.hooks import HookEvent, HookOutcome, HookRun
 from varmenne.domain.steps import State
 from varmenne.enrollment import facts, hooks
 from varmenne.enrollment.engine import Engine, lease
+from varmenne.enrollment.evidence.duty import LogDuty
 from varmenne.enrollment.parts import Parts
 from varmenne.enrollment.unattended import refuse_unusable
 from varmenne.enrollment.upkeep import latest_due
 from varmenne.enrollment.work import Work
-from varmenne.enrollment.workers import Job, Worker
+from varmenne.enrollment.workers import Job, Teller, Wake, Worker
 from varmenne.errors import ChecksFailed, JournalError, NotFinished, StateError, TokenError, VarmenneError
 from varmenne.journal import Among
 from varmenne.monitoring.events import Event, log_event
@@ -42,9 +41,6 @@ STUCK = timedelta(minutes=30)
 
 EVENTS: dict[type[VarmenneError], Event] = {ChecksFailed: Event.REHEARSAL_FAILED, JournalError: Event.JOURNAL_FAILED}
 """Errors that are an event of their own, wherever they come from."""
-
-REACHED = {state: event for state in State for event in Event if event.value == state.value}
-"""State → the event of having reached it."""
 
 
 @dataclass(slots=True)
@@ -73,30 +69,6 @@ class Tally:
         (self.hooks_failing.add if failing else self.hooks_failing.discard)(run.id)
 
 
-class Wake:
-    """Wakes one waiting thread, from any thread and from signal handlers."""
-
-    def __init__(self) -> None:
-        self._reader, self._writer = os.pipe()
-        for end in (self._reader, self._writer):
-            os.set_blocking(end, False)
-
-    def wake(self) -> None:
-        """End the present or the next wait."""
-        with contextlib.suppress(OSError):  # A full pipe wakes as well; a closed one has nobody to wake.
-            os.write(self._writer, b"!")
-
-    def wait(self, seconds: float) -> None:
-        """Wait at most so long."""
-        if select.select([self._reader], [], [], max(0.0, seconds))[0]:
-            os.read(self._reader, 4096)
-
-    def close(self) -> None:
-        """Give the descriptors back."""
-        os.close(self._reader)
-        os.close(self._writer)
-
-
 class Agent:
     """Carries on what is due. A context manager; within it, call :meth:`run` or :meth:`once`.
 
@@ -120,6 +92,7 @@ class Agent:
         self._workers: list[Worker] = []
         self._token: str | None = None
         self._pruned: date | None = None
+        self._duty = LogDuty(self._parts.journal, self.tally.failed)
 
     def __enter__(self) -> Self:
         self._parts.journal.take_back(self.now)  # A journal that cannot be used is told at once.
@@ -178,6 +151,9 @@ class Agent:
         """
         self._work_until(self.now)
         self._work_until(self.now + patience)
+        if self._duty.due(self.now) is not None and not self._stopping.is_set():
+            with self._open_parts(self.settings) as parts:
+                self._duty.sign(parts)
         self._prune()
 
     def _work_until(self, moment: datetime) -> None:
@@ -257,6 +233,8 @@ class Agent:
             for worker, row in zip(free, rows, strict=False):
                 log_event(Event.CLAIMED, row)
                 worker.give(self._carry(row), row)
+            if len(rows) < len(free) and self._duty.due(self.now) == timedelta():
+                free[-1].give(self._duty.sign)
 
     def _prune(self) -> None:
         """Once a day, have the journal drop what it need not keep. It can wait, so what hinders it is only told."""
@@ -284,8 +262,13 @@ class Agent:
             longest = min(longest, lease(self._parts).total_seconds() / 4)
         if not any(worker.free for worker in self._workers):
             return longest
-        due = self._next_due()
-        return longest if due is None else min(longest, max(0.0, (due - self.now).total_seconds()))
+        due, unsigned = self._next_due(), self._duty.due(self.now)
+        waits = [longest]
+        if due is not None:
+            waits.append((due - self.now).total_seconds())
+        if unsigned is not None:
+            waits.append(unsigned.total_seconds())
+        return max(0.0, min(waits))
 
     def _next_due(self) -> datetime | None:
         """Return when the next row or hook of ours is due."""
@@ -367,32 +350,3 @@ def _event_of(error: VarmenneError) -> Event:
 def _home(settings: Settings) -> tuple[object, ...]:
     """Return what cannot change while an agent runs."""
     return settings.environment, settings.state_dir, settings.journal
-
-
-class Teller:
-    """Hears the progress of one piece of work for the log, and keeps the row in hand."""
-
-    def __init__(self, worker: Worker, row: Enrollment) -> None:
-        self._worker = worker
-        self._row = row
-
-    def begins(self, doing: str) -> None:
-        """Say nothing: what is done is told when it is durable."""
-
-    def done(self, result: str) -> None:
-        """Tell it."""
-        log_event(Event.DONE, self._row, told=result)
-
-    def waits(self, what: str, until: datetime) -> None:
-        """Nobody waits here."""
-
-    def warns(self, sentence: str) -> None:
-        """Tell it."""
-        log_event(Event.UNUSUAL, self._row, told=sentence)
-
-    def reached(self, row: Enrollment) -> None:
-        """Keep the row, and tell of a new state."""
-        new = row.state is not self._row.state
-        self._worker.row = self._row = row
-        if new:
-            log_event(REACHED[row.state], row)

@@ -38,6 +38,8 @@ class Parts:
         self._retry_pin = retry_pin
         self.signers_looked_up: dict[bytes, datetime] = {}
         """Certificate that signs the service's answers → when to look again whether it is revoked."""
+        self.anchor_seen = False
+        """Whether the audit log was compared with its newest checkpoint in Vault."""
 
     def __enter__(self) -> Self:
         return self
@@ -51,6 +53,10 @@ class Parts:
             part = self.__dict__.pop(name, None)
             if part is not None:
                 part.close()
+
+    def has(self, name: str) -> bool:
+        """Tell whether one of the parts was opened."""
+        return name in self.__dict__
 
     @property
     def now(self) -> datetime:

@@ -1,16 +1,23 @@
-"""The agent's workers: threads that each do one piece of work after the other, with parts of their own."""
+"""The agent's workers: threads that each do one piece of work after the other, with parts of their own.
+
+Beside them, how they are woken and what they tell.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
+import select
 import threading
 import traceback
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+from varmenne.domain.steps import State
 from varmenne.errors import VarmenneError
+from varmenne.monitoring.events import Event, log_event
 
 if TYPE_CHECKING:
     from varmenne.clock import Clock
@@ -20,6 +27,9 @@ if TYPE_CHECKING:
 
 IDLE = timedelta(minutes=5)
 """After so long without work a worker lets go of token, service and Vault."""
+
+REACHED = {state: event for state in State for event in Event if event.value == state.value}
+"""State → the event of having reached it."""
 
 Job = Callable[["Parts", "Worker"], None]
 """A piece of work. It keeps the newest version of its row, if it has one, in :attr:`Worker.row`."""
@@ -126,3 +136,56 @@ def _defect(exc: Exception) -> VarmenneError:
         why=f"in {frame.f_globals.get('__name__')}, line {line}",
         next_step="This is a defect in varmenne, please report it. The other work goes on, and this is tried again",
     )
+
+
+class Wake:
+    """Wakes one waiting thread, from any thread and from signal handlers."""
+
+    def __init__(self) -> None:
+        self._reader, self._writer = os.pipe()
+        for end in (self._reader, self._writer):
+            os.set_blocking(end, False)
+
+    def wake(self) -> None:
+        """End the present or the next wait."""
+        with contextlib.suppress(OSError):  # A full pipe wakes as well; a closed one has nobody to wake.
+            os.write(self._writer, b"!")
+
+    def wait(self, seconds: float) -> None:
+        """Wait at most so long."""
+        if select.select([self._reader], [], [], max(0.0, seconds))[0]:
+            os.read(self._reader, 4096)
+
+    def close(self) -> None:
+        """Give the descriptors back."""
+        os.close(self._reader)
+        os.close(self._writer)
+
+
+class Teller:
+    """Hears the progress of one piece of work for the log, and keeps the row in hand."""
+
+    def __init__(self, worker: Worker, row: Enrollment) -> None:
+        self._worker = worker
+        self._row = row
+
+    def begins(self, doing: str) -> None:
+        """Say nothing: what is done is told when it is durable."""
+
+    def done(self, result: str) -> None:
+        """Tell it."""
+        log_event(Event.DONE, self._row, told=result)
+
+    def waits(self, what: str, until: datetime) -> None:
+        """Nobody waits here."""
+
+    def warns(self, sentence: str) -> None:
+        """Tell it."""
+        log_event(Event.UNUSUAL, self._row, told=sentence)
+
+    def reached(self, row: Enrollment) -> None:
+        """Keep the row, and tell of a new state."""
+        new = row.state is not self._row.state
+        self._worker.row = self._row = row
+        if new:
+            log_event(REACHED[row.state], row)

@@ -157,7 +157,8 @@ class Journal(Queries):
                 ) from exc
             row = get_row(connection, enrollment_id)
             write_event(connection, row, Event(now, owner, "prepare", None, State.PREPARED, {}))
-            return row
+        self.log.grew = True
+        return row
 
     def claim(self, row: Enrollment, now: datetime, *, lease: timedelta) -> Enrollment:
         """Take a row for this process until the lease ends, and return it as it now is.
@@ -273,6 +274,7 @@ class Journal(Queries):
             insert_hooks(connection, hooks)
             mark = past.count_intent(connection, self._epoch, self._record) if target in INTENTS else None
             write_event(connection, updated, Event(now, this_process(), step, row.state, target, dict(detail or {})))
+        self.log.grew = True
         if mark is not None:
             with self._database.translated():
                 self._record.remember(mark, now, updated)
@@ -301,11 +303,25 @@ class Journal(Queries):
         with self._transaction() as connection:
             connection.execute(sa.update(schema.answer).where(schema.answer.c.id == answer.id).values(verdict=verdict))
 
-    def save_probe(self, token: str, at: datetime, *, fit: bool, result: Mapping[str, Any]) -> None:
-        """Keep what a custody probe of a token found."""
+    def save_probe(
+        self, token: str, at: datetime, *, fit: bool, result: Mapping[str, Any], row: Enrollment | None = None
+    ) -> None:
+        """Keep what a custody probe found.
+
+        Args:
+            token: name of what was probed, see :mod:`varmenne.enrollment.preflight`.
+            at: when.
+            fit: the verdict.
+            result: each try.
+            row: the enrollment whose live key it was; of such a key only the newest probe is kept beside the log.
+        """
+        table = schema.probe
         with self._transaction() as connection:
-            connection.execute(sa.insert(schema.probe).values(token=token, at=at, fit=fit, result=dict(result)))
-            append_probe(connection, at, {"token": token, "fit": fit, **result})
+            if row is not None:
+                connection.execute(sa.delete(table).where(table.c.token == token))
+            connection.execute(sa.insert(table).values(token=token, at=at, fit=fit, result=dict(result)))
+            append_probe(connection, at, {"token": token, "fit": fit, **result}, row)
+        self.log.grew = True
 
     def check(self) -> None:
         """Prove that the journal has room for the largest answer, by writing as much and freeing it again.

@@ -6,6 +6,7 @@ that is the last thing that a transaction does before it ends, so nobody waits l
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,11 +16,14 @@ import sqlalchemy as sa
 from varmenne.domain import merkle
 from varmenne.domain.audit import AuditRecord, about, fingerprint, of_event, row_document
 from varmenne.domain.enrollment import Enrollment, Event
+from varmenne.domain.keys import KeyId, new_key_id
 from varmenne.journal import meta, schema
 from varmenne.journal.database import Database
 from varmenne.journal.owner import this_host, this_person
 
 PAGE = 2_000
+_KEY = "log key "
+_KEY_TOLD = "log key told "
 ORIGIN = "varmenne/"
 
 _HEAD = sa.select(schema.head.c.size, schema.head.c.frontier)
@@ -92,13 +96,13 @@ def append_answer(
     append(connection, about(row, at=now, actor=this_person(), host=this_host(), act="answer", detail=detail))
 
 
-def append_probe(connection: sa.Connection, now: datetime, found: Mapping[str, object]) -> None:
-    """Append the record of a custody probe of a token."""
-    outcome = "done" if found["fit"] else "failed"
-    record = AuditRecord(
-        at=now, actor=this_person(), host=this_host(), act="probe", outcome=outcome, detail=dict(found)
-    )
-    append(connection, record)
+def append_probe(
+    connection: sa.Connection, now: datetime, found: Mapping[str, object], row: Enrollment | None
+) -> None:
+    """Append the record of a custody probe: of a token, or of an enrollment's live key."""
+    who = {"at": now, "actor": this_person(), "host": this_host()}
+    facts = {**who, "act": "probe", "outcome": "done" if found["fit"] else "failed", "detail": dict(found)}
+    append(connection, AuditRecord(**facts) if row is None else about(row, **facts))  # type: ignore[arg-type]
 
 
 def append_restore(connection: sa.Connection, now: datetime, before: str) -> None:
@@ -142,6 +146,8 @@ class Log:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.grew = False
+        """Whether something was done to a key by this process that no checkpoint covers yet."""
 
     def head(self) -> Head:
         """Return how far the log has come."""
@@ -174,6 +180,14 @@ class Log:
         with self._database.reading() as connection:
             return tuple((row.seq, row.body) for row in connection.execute(query))
 
+    def acts(self, act: str) -> tuple[bytes, ...]:
+        """Return the records of acts of one kind that are about no enrollment, oldest first."""
+        table = schema.log
+        query = sa.select(table.c.body).where(table.c.enrollment_id.is_(None)).order_by(table.c.seq)
+        with self._database.reading() as connection:
+            bodies = tuple(row.body for row in connection.execute(query))
+        return tuple(body for body in bodies if json.loads(body)["act"] == act)
+
     def root(self, size: int) -> bytes:
         """Return the root that the tree had at a size.
 
@@ -204,6 +218,22 @@ class Log:
             _refuse_beyond(connection, size)
             return merkle.consistency(old, size, _subtree(connection))
 
+    def key_of(self, token: str) -> KeyId:
+        """Return the ``CKA_ID`` of the log's key in a token, which is reserved before the key is made.
+
+        Args:
+            token: hash of the token's identity.
+        """
+        name = f"{_KEY}{token}"
+        with self._database.transaction() as connection:
+            return KeyId(bytes.fromhex(meta.keep(connection, name, new_key_id().hex())))
+
+    def tell_key(self, token: str, name: str, record: AuditRecord) -> None:
+        """Append the record of a log key's birth, unless it was told under this name of the log before."""
+        with self._database.transaction() as connection:
+            if meta.put(connection, f"{_KEY_TOLD}{token}", name):
+                append(connection, record)
+
     def save(self, checkpoint: Checkpoint) -> None:
         """Keep a checkpoint; one of the same size is replaced, such as by the same with cosignatures."""
         table = schema.checkpoint
@@ -220,6 +250,14 @@ class Log:
         statement = sa.update(table).where(table.c.origin == checkpoint.origin, table.c.size == checkpoint.size)
         with self._database.transaction() as connection:
             connection.execute(statement.values(anchored_at=at))
+
+    def unsigned(self) -> bool:
+        """Tell whether there are records that no checkpoint in Vault covers."""
+        table = schema.checkpoint
+        anchored = sa.select(sa.func.max(table.c.size)).where(table.c.anchored_at.is_not(None))
+        with self._database.reading() as connection:
+            covered = connection.execute(anchored.where(table.c.origin == origin(connection))).scalar()
+            return bool(connection.execute(_HEAD).one().size > (covered or 0))
 
     def checkpoints(self) -> tuple[Checkpoint, ...]:
         """Return all checkpoints, oldest first."""

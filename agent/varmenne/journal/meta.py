@@ -13,6 +13,14 @@ def get(connection: sa.Connection, name: str) -> str | None:
     return connection.execute(sa.select(schema.meta.c.value).where(schema.meta.c.name == name)).scalar()
 
 
+def keep(connection: sa.Connection, name: str, value: str) -> str:
+    """Set a value unless there is one, and return the one that is there then."""
+    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    new = insert(schema.meta).values(name=name, value=value)
+    connection.execute(new.on_conflict_do_nothing(index_elements=["name"]))
+    return get(connection, name) or value
+
+
 def put(connection: sa.Connection, name: str, value: str) -> bool:
     """Set a value, and tell whether it was another one before; of several that set the same, one is told so."""
     insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert

@@ -66,6 +66,11 @@ class Event(StrEnum):
     HOOK_DONE = "hook-done", INFO, "a hook ended well"
     HOOK_FAILED = "hook-failed", WARNING, "a hook failed, or took too long"
 
+    # Evidence.
+    CUSTODY_FAILED = "custody-failed", ERROR, "a key could leave the token, or was used for what it is not for"
+    CHECKPOINT_FAILED = "checkpoint-failed", WARNING, "the audit log could not be signed or anchored; tried again later"
+    AUDIT_FAILED = "audit-failed", ERROR, "the audit log is not as it was signed: it was rewritten, cut, or put back"
+
     # The states of an enrollment.
     PREPARED = "prepared", INFO, "the renewal of a certificate has begun"
     KEYED = "keyed", INFO, "its key is in the token"
