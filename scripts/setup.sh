@@ -20,27 +20,29 @@
 # Debian's name, from which level on it is needed, and what for. Python is not here: see varmenne_python.
 varmenne_package_table() {
     cat <<'TABLE'
-ca-certificates       run   the public certificate authorities, for pip
-softhsm2              run   a PKCS#11 token in software, for the demo and the tests
-curl                  test  a stranger's SOAP client
-dbus-daemon           test  the bus between a software TPM's parts
-gcc                   test  builds small PKCS#11 modules that misbehave
-jq                    test  takes a hook's facts apart, in the documentation's examples
-libc6-dev             test  the headers for gcc
-libnss3               test  a PKCS#11 module that gives keys away under perfect flags
-libnss3-tools         test  makes that module's token
-libtpm2-pkcs11-1      test  a PKCS#11 module that cannot do all that we order
-libtpm2-pkcs11-tools  test  makes that module's token
-libtss2-tcti-tabrmd0  test  the way from that module to the TPM's resource manager
-openssl               test  reads what was stored, as others will
-p11-kit               test  a PKCS#11 module behind a socket
-p11-kit-modules       test  the client side of it
-postgresql            test  the journal of several hosts; the tests start servers of their own
-shellcheck            test  checks these scripts
-systemd               test  checks the units for a host
-swtpm                 test  a TPM in software
-tpm2-abrmd            test  its resource manager
-xmlsec1               test  a second opinion on XML signatures
+ca-certificates          run   the public certificate authorities, for pip
+softhsm2                 run   a PKCS#11 token in software, for the demo and the tests
+curl                     test  a stranger's SOAP client
+dbus-daemon              test  the bus between a software TPM's parts
+gcc                      test  builds small PKCS#11 modules that misbehave
+golang-go                test  a stranger's verifier of the audit log's notes and proofs
+golang-golang-x-mod-dev  test  its packages sumdb/note and sumdb/tlog
+jq                       test  takes a hook's facts apart, in the documentation's examples
+libc6-dev                test  the headers for gcc
+libnss3                  test  a PKCS#11 module that gives keys away under perfect flags
+libnss3-tools            test  makes that module's token
+libtpm2-pkcs11-1         test  a PKCS#11 module that cannot do all that we order
+libtpm2-pkcs11-tools     test  makes that module's token
+libtss2-tcti-tabrmd0     test  the way from that module to the TPM's resource manager
+openssl                  test  reads what was stored, as others will
+p11-kit                  test  a PKCS#11 module behind a socket
+p11-kit-modules          test  the client side of it
+postgresql               test  the journal of several hosts; the tests start servers of their own
+shellcheck               test  checks these scripts
+systemd                  test  checks the units for a host
+swtpm                    test  a TPM in software
+tpm2-abrmd               test  its resource manager
+xmlsec1                  test  a second opinion on XML signatures
 TABLE
 }
 

@@ -15,7 +15,7 @@ from varmenne import errors
 FAMILY = errors.family()
 
 # Exceptions that carry news inside one room, and are turned into ours before they leave it.
-INNER = {"varmenne.token.process.Lost", "varmenne.token.answers.Refused"}
+INNER = {"varmenne.audit.verifier.Refused", "varmenne.token.process.Lost", "varmenne.token.answers.Refused"}
 
 
 def _drawn() -> dict[str, int]:

@@ -36,7 +36,6 @@ import binascii
 import hashlib
 import heapq
 import io
-import itertools
 import json
 import re
 import struct
@@ -529,10 +528,7 @@ def verify_passport(envelope: bytes, proof: Proof, keys: Iterable[Key]) -> tuple
     kind, content = open_envelope(envelope, keys)
     record = parse_record(proof.extra or b"")
     checkpoint = proof.verify(proof.extra or b"", keys)
-    if (
-        record.act != "passport"
-        or canonical_object(record.detail).get("sha256") != hashlib.sha256(envelope).hexdigest()
-    ):
+    if record.act != "passport" or record.detail().get("sha256") != hashlib.sha256(envelope).hexdigest():
         raise Refused("the record that is proven is not that of this passport")
     statement = json_object(utf8(content))
     match statement:
@@ -546,8 +542,9 @@ def verify_passport(envelope: bytes, proof: Proof, keys: Iterable[Key]) -> tuple
 
 # --- The records. -----------------------------------------------------------------------------------------------------
 
-_TEXT = r'(?:[^"\\\x00-\x1f]++|\\["\\bfnrt]|\\u00(?:0[0-7be-f]|1[0-9a-f]))*+'
-_WORD, _SHA256 = "[a-z0-9_-]+", "[0-9a-f]{64}"
+_PLAIN = r'[^"\\\x00-\x1f]*+'
+_TEXT = rf'{_PLAIN}(?:\\(?:["\\bfnrt]|u00(?:0[0-7be-f]|1[0-9a-f])){_PLAIN})*+'
+_WORD, _HEX, _SHA256 = "[a-z0-9_-]+", "[0-9a-f]+", "[0-9a-f]{64}"
 _MEMBER = rf'"[a-z0-9_]+":(?:"{_TEXT}"|null|true|false|0|-?[1-9][0-9]{{0,14}})'
 
 FIELDS = {
@@ -557,11 +554,11 @@ FIELDS = {
     "actor": f'"{_TEXT}"',
     "at": r'"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6})Z"',
     "certificate": f'null|"({_SHA256})"',
-    "detail": rf"(\{{(?:{_MEMBER})?\}}|\{{.*?\}})",
+    "detail": rf"\{{\}}|(\{{{_MEMBER}\}})|(\{{.*?\}})",
     "enrollment": f'null|"({_TEXT})"',
     "environment": f'null|"{_WORD}"',
     "host": f'"{_TEXT}"',
-    "key_id": 'null|"((?:[0-9a-f]{2})+)"',
+    "key_id": f'null|"({_HEX})"',
     "outcome": '"done"|"failed"',
     "public_key": f'null|"({_SHA256})"',
     "reason": f'null|"{_TEXT}"',
@@ -572,23 +569,28 @@ FIELDS = {
     "v": "1",
 }
 _RECORD = re.compile(r"\{" + ",".join(f'"{name}":(?:{value})' for name, value in FIELDS.items()) + r"\}")
-_FLAT = re.compile(rf"\{{(?:{_MEMBER}(?:,{_MEMBER})*+)?\}}")
+_FLAT = re.compile(rf"\{{{_MEMBER}(?:,{_MEMBER})*+\}}")
 _KEYS = re.compile(r'[{,]"([a-z0-9_]+)":')
 
 
 class Record(NamedTuple):
-    """What the verifier uses of a record; ``detail`` is JSON."""
+    """What is used of a record. Its detail is JSON, in ``single`` if it has one plain member, in ``many`` if more."""
 
     act: str
     at: str
     certificate: str | None
-    detail: str
+    single: str | None
+    many: str | None
     enrollment: str | None
     key_id: str | None
     public_key: str | None
     row: str | None
     source: str | None
     target: str | None
+
+    def detail(self) -> dict[str, Any]:
+        """Return its detail."""
+        return canonical_object(self.single or self.many or "{}")
 
 
 def parse_record(raw: bytes) -> Record:
@@ -597,12 +599,14 @@ def parse_record(raw: bytes) -> Record:
     if match is None:
         raise Refused("it is not a record in its one canonical form")
     record = Record._make(match.groups())
-    if record.detail != "{}":
-        # The common case is fast: no object within, and keys in their order. The rest is read and written again.
-        keys = _KEYS.findall(record.detail) if _FLAT.fullmatch(record.detail) else [""]
-        if "" in keys or any(first >= second for first, second in itertools.pairwise(keys)):
-            canonical_object(record.detail)
+    if record.many and not (_FLAT.fullmatch(record.many) and _in_order(_KEYS.findall(record.many))):
+        record.detail()
     return record
+
+
+def _in_order(keys: list[str]) -> bool:
+    """Tell whether keys are in order, and each is there once."""
+    return keys == sorted({*keys})
 
 
 BIRTHS = frozenset({"generate", "adopt"})
@@ -611,18 +615,8 @@ CLOCKS_DIFFER = timedelta(minutes=1)
 """Hosts of one journal may differ by so much, and transactions wait for each other."""
 
 
-class _Life(NamedTuple):
-    """What the records said of an enrollment so far."""
-
-    state: str | None
-    key_id: str | None
-    public_key: str | None
-    certificate: str | None
-    row: str | None
-
-
 class Walk:
-    """What the records say so far, for those who come after: they are compared with it one by one."""
+    """What the records said so far. Those that come after are compared with it, one by one."""
 
     def __init__(self) -> None:
         self.lives: dict[str, _Life] = {}
@@ -632,40 +626,49 @@ class Walk:
         self.former: dict[str, int] = {}  # Names that a restore ended → the restore's index.
         self.log_keys: set[bytes] = set()
 
-    def take(self, index: int, record: Record) -> Iterator[str]:
-        """Take the next record, and yield what is wrong with it: one sentence each."""
-        if record.at < self.latest and _moment(self.latest) - _moment(record.at) > CLOCKS_DIFFER:
-            yield f"the clock went back: its time {record.at}Z is before {self.latest}Z, of an earlier record"
-        self.latest = max(self.latest, record.at)
+    def take(self, index: int, record: Record) -> list[str]:
+        """Take the next record, and return what is wrong with it: a sentence each."""
+        wrong = []
+        if record.at >= self.latest:
+            self.latest = record.at
+        elif _moment(self.latest) - _moment(record.at) > CLOCKS_DIFFER:
+            wrong.append(f"the clock went back: its time {record.at}Z is before {self.latest}Z, of an earlier record")
         if record.enrollment is not None:
-            yield from self._live(record.enrollment, record)
+            self._live(record.enrollment, record, wrong)
         elif record.act == "restore":
-            before = canonical_object(record.detail).get("origin")
+            before = record.detail().get("origin")
             if not isinstance(before, str) or self.origin not in {None, before}:
-                yield f"it says that the log was {before!r} before the restore, and the checkpoints say {self.origin!r}"
+                wrong.append(f"it says that the log was called {before!r}, and the checkpoints say {self.origin!r}")
             else:
                 self.origin, self.former[before] = None, index
         elif record.act == "log_key":
-            self.log_keys.add(parse_vkey(str(canonical_object(record.detail).get("vkey"))).material)
+            self.log_keys.add(parse_vkey(str(record.detail().get("vkey"))).material)
+        return wrong
 
-    def _live(self, name: str, record: Record) -> Iterator[str]:
+    def _live(self, name: str, record: Record, wrong: list[str]) -> None:
         """Go on with an enrollment's life."""
-        life = self.lives.get(name)
-        if life is None:
-            life = _Life(None, None, None, None, None)
-        if record.source != life.state and (record.source is not None or (record.target and life.state)):
-            yield f"{name} was {life.state or 'unknown'}, and this act begins with {record.source or 'nothing'}"
-        if record.public_key is not None and life.public_key is None:
-            if record.act not in BIRTHS:
-                yield f"the key of {name} is there without having been born"
-            if (owner := self.owners.setdefault(record.public_key, name)) != name:
-                yield f"the key of {name} was born before, for {owner}"
-        for fact in ("key_id", "public_key", "certificate"):
-            if getattr(life, fact) not in {None, getattr(record, fact)}:
-                yield f"the {fact} of {name} is another one than before"
-        self.lives[name] = _Life(
-            record.target or life.state, record.key_id, record.public_key, record.certificate, record.row or life.row
-        )
+        state, key_id, public_key, certificate, row = self.lives.get(name) or _UNBORN
+        _act, _at, new_certificate, _, _, _, new_key_id, new_public_key, new_row, source, target = record
+        if source != state and (source is not None or (target and state)):
+            wrong.append(f"{name} was {state or 'unknown'}, and this act begins with {source or 'nothing'}")
+        if new_public_key != public_key:
+            if public_key is not None:
+                wrong.append(f"the public key of {name} is another one than before")
+            elif record.act not in BIRTHS:
+                wrong.append(f"the key of {name} is there without having been born")
+            owner = self.owners.setdefault(new_public_key or "", name)
+            if owner != name and new_public_key:
+                wrong.append(f"the key of {name} was born before, for {owner}")
+        if key_id not in {None, new_key_id}:
+            wrong.append(f"the key ID of {name} is another one than before")
+        if certificate not in {None, new_certificate}:
+            wrong.append(f"the certificate of {name} is another one than before")
+        self.lives[name] = (target or state, new_key_id, new_public_key, new_certificate, new_row or row)
+
+
+_Life = tuple[str | None, str | None, str | None, str | None, str | None]
+"""What the records said of an enrollment: its state, key ID, public key, certificate, and journal's row."""
+_UNBORN: _Life = (None, None, None, None, None)
 
 
 def _moment(at: str) -> datetime:
@@ -817,26 +820,22 @@ class _Verification:
         )
         note = self._compare(next(self.notes, None))
         for index, (raw, stored) in enumerate(self.evidence.records()):
-            self._record(index, raw, stored)
+            leaf = leaf_hash(raw)
+            self.tree.append(leaf)
+            try:
+                wrong = self.walk.take(index, parse_record(raw))
+            except Refused as exc:
+                wrong = [str(exc)]
+            if stored is not None and stored != leaf:
+                wrong.append("the hash that was kept beside it is that of another record")
+            for what in wrong:
+                self.report.error(f"record {index}", what, index)
             if note is not None and note[1].size <= self.tree.size:
                 note = self._compare(note)
         while note is not None:
             self._beyond(*note)
             note = next(self.notes, None)
         self._tail()
-
-    def _record(self, index: int, raw: bytes, stored: bytes | None) -> None:
-        """Verify one record and add it to the tree."""
-        leaf = leaf_hash(raw)
-        try:
-            wrong = list(self.walk.take(index, parse_record(raw)))
-        except Refused as exc:
-            wrong = [str(exc)]
-        if stored not in {None, leaf}:
-            wrong.append("the hash that was kept beside it is that of another record")
-        for what in wrong:
-            self.report.error(f"record {index}", what, index)
-        self.tree.append(leaf)
 
     def _parsed(self, notes: Iterable[Named]) -> Iterator[tuple[str, Checkpoint]]:
         """Read checkpoints; those that are none are findings."""
@@ -929,7 +928,7 @@ class _Verification:
 
     def _rows(self) -> None:
         """Compare each row of the journal with what the last record about it names."""
-        expected = {name: life.row for name, life in self.walk.lives.items() if life.row is not None}
+        expected = {name: life[4] for name, life in self.walk.lives.items() if life[4] is not None}
         before = ""
         for line, raw in enumerate(self.evidence.rows(), 1):
             where = f"rows.jsonl, line {line}"
