@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
 
 from harness.stage import CUSTOMER, Stage
 from varmenne.audit import verifier
+from varmenne.domain import merkle
+from varmenne.enrollment.evidence.checkpoints import checkpoint
 from varmenne.enrollment.evidence.live import LiveEvidence, vkeys
 from varmenne.enrollment.parts import Parts
+from varmenne.errors import EvidenceError, InputError, VaultDenied, VaultError
+from varmenne.journal import Journal, schema
 
 
 def enrolled(stage: Stage) -> None:
@@ -42,3 +55,200 @@ def test_an_enrollment_is_signed_and_anchored(stage: Stage) -> None:
     assert checked.name == head.origin
     report = verified(stage)
     assert (report.ok, report.size, report.checkpoints) == (True, head.size, 2), report
+
+
+def test_nothing_new_is_not_signed_again(stage: Stage) -> None:
+    """Without a new record there is nothing to sign, and the token is not asked."""
+    enrolled(stage)
+    with Parts(stage.settings) as parts:
+        before = parts.journal.log.checkpoints()
+        assert checkpoint(parts) == before[-1]
+        assert parts.journal.log.checkpoints() == before
+        assert not parts.has("token")
+
+
+def test_a_command_that_acts_on_no_key_does_not_sign(stage: Stage) -> None:
+    """Looking, and noting what a person tells, need no token; the next act signs what was noted."""
+    enrolled(stage)
+    row = stage.rows()[0]
+    assert stage.run("contact", "set", row.id, "Maija").code == 0
+    assert stage.run("show", row.id).code == 0
+    with Parts(stage.settings) as parts:
+        assert parts.journal.log.unsigned()
+        assert len(parts.journal.log.checkpoints()) == 1
+    assert stage.run("audit", "checkpoint").code == 0
+    with Parts(stage.settings) as parts:
+        assert not parts.journal.log.unsigned()
+
+
+def test_vault_that_is_away_delays_the_anchor(stage: Stage) -> None:
+    """The log is signed all the same, and the next checkpoint that reaches Vault covers it."""
+    enrolled(stage)
+    stage.configure(vault={"address": "http://127.0.0.1:9"})
+    with Parts(stage.settings) as parts:
+        parts.journal.log.record("test", parts.now)
+        with pytest.raises(VaultError):
+            checkpoint(parts)
+        signed = parts.journal.log.latest()
+        assert signed is not None
+        assert (signed.size, signed.anchored_at) == (parts.journal.log.head().size, None)
+    stage.configure()
+    with Parts(stage.settings) as parts:
+        again = checkpoint(parts)
+        assert again is not None
+        assert (again.size, again.note) == (signed.size, signed.note)
+        assert not parts.journal.log.unsigned()
+
+
+def test_an_anchor_cannot_be_changed(stage: Stage) -> None:
+    """The policy lets the agent create a checkpoint, and neither change nor delete it."""
+    enrolled(stage)
+    with Parts(stage.settings) as parts:
+        last = parts.journal.log.latest()
+        assert last is not None
+        folder = last.origin.rpartition("/")[2]
+        anchors = parts.store.anchors
+        anchors.put(folder, last.size, last.note)
+        with pytest.raises(EvidenceError, match="another checkpoint"):
+            anchors.put(folder, last.size, last.note.replace("\n", "\nx", 1))
+        path = f"{stage.vault.settings.prefix}/audit/{folder}/{last.size:020}"
+        mount = stage.vault.settings.mount
+        changes: tuple[Callable[[Any], object], ...] = (
+            lambda kv: kv.create_or_update_secret(path, {"note": "x"}, cas=1, mount_point=mount),
+            lambda kv: kv.delete_latest_version_of_secret(path, mount_point=mount),
+            lambda kv: kv.delete_metadata_and_all_versions(path, mount_point=mount),
+            lambda kv: kv.destroy_secret_versions(path, [1], mount_point=mount),
+        )
+        for change in changes:
+            with pytest.raises(VaultDenied):
+                parts.store._connection.call("changing it", lambda client, change=change: change(client.secrets.kv.v2))
+        anchor = anchors.newest(folder)
+        assert anchor is not None
+        assert anchor.note == last.note
+
+
+def _edit(stage: Stage) -> None:
+    """Change the body of an early record."""
+    _execute(stage, sa.update(schema.log).where(schema.log.c.seq == 1).values(body=b'{"act":"nothing"}'))
+
+
+def _rewrite(stage: Stage) -> None:
+    """Change it, and grow the tree anew over it, as somebody would who reads the source."""
+    _edit(stage)
+    _regrow(stage)
+
+
+def _cut(stage: Stage) -> None:
+    """Take the newest records away, with all that they left behind."""
+    _execute(stage, sa.delete(schema.log).where(schema.log.c.seq >= 3))
+    _regrow(stage)
+
+
+def _forget(stage: Stage) -> None:
+    """Rewrite, and remove the journal's own checkpoints as well: what is left is the one in Vault."""
+    _rewrite(stage)
+    _execute(stage, sa.delete(schema.checkpoint))
+
+
+def _execute(stage: Stage, change: sa.Executable) -> None:
+    """Change the journal behind varmenne's back."""
+    with Journal(stage.state_dir) as journal, journal._transaction() as connection:
+        connection.execute(change)
+
+
+def _regrow(stage: Stage) -> None:
+    """Make nodes and head fit the records that are there."""
+    with Journal(stage.state_dir) as journal, journal._transaction() as connection:
+        connection.execute(sa.delete(schema.node))
+        tree = merkle.Tree()
+        for body in connection.execute(sa.select(schema.log.c.body).order_by(schema.log.c.seq)).scalars().all():
+            tree, nodes = tree.grown(merkle.leaf_hash(body))
+            for node in nodes:
+                connection.execute(sa.insert(schema.node).values(level=node.level, index=node.index, hash=node.hash))
+        connection.execute(sa.update(schema.head).values(size=tree.size, frontier=b"".join(tree.frontier)))
+
+
+@pytest.mark.parametrize("change", [_rewrite, _cut, _forget])
+def test_a_log_that_was_tampered_with_is_not_signed(stage: Stage, change: Callable[[Stage], None]) -> None:
+    """A checkpoint would vouch for it: it is refused, and `audit verify` names what is wrong."""
+    enrolled(stage)
+    change(stage)
+    with Parts(stage.settings) as parts:
+        count = len(parts.journal.log.checkpoints())
+        parts.journal.log.record("test", parts.now)
+        with pytest.raises(EvidenceError, match=r"rewritten|shorter"):
+            checkpoint(parts)
+        assert len(parts.journal.log.checkpoints()) == count
+    done = stage.run("audit", "verify")
+    assert done.code == EvidenceError.exit_code, done.out + done.err
+    assert stage.run("audit", "checkpoint").code == EvidenceError.exit_code
+
+
+def test_an_older_copy_is_not_signed(stage: Stage, tmp_path: Path) -> None:
+    """A state folder that was put back as a whole lacks records that Vault has a checkpoint of."""
+    enrolled(stage)
+    shutil.copytree(stage.state_dir, tmp_path / "old")
+    assert stage.run("rehearse", stage.rows()[0].id).code == 0
+    shutil.rmtree(stage.state_dir)
+    shutil.copytree(tmp_path / "old", stage.state_dir)
+    with Parts(stage.settings) as parts:
+        parts.journal.log.record("test", parts.now)
+        with pytest.raises(EvidenceError, match=r"rewritten|shorter"):
+            checkpoint(parts)
+
+
+def test_a_restore_goes_on_under_a_new_name(stage: Stage, tmp_path: Path) -> None:
+    """What the restore lost is told; what comes after is signed under a new name, and all is verified."""
+    enrolled(stage)
+    assert stage.run("journal", "backup", str(tmp_path / "backup.sqlite")).code == 0
+    assert stage.run("rehearse", stage.rows()[0].id).code == 0
+    done = stage.run("journal", "restore", str(tmp_path / "backup.sqlite"), "--confirm", "1")
+    assert done.code == 0, done.err
+    assert stage.run("audit", "checkpoint").code == 0
+    with Parts(stage.settings) as parts:
+        origins = [one.origin for one in parts.journal.log.checkpoints()]
+        assert len(set(origins)) == 2
+        assert len(vkeys(parts)) == 2
+    report = verified(stage)
+    assert any("restore" in found.what for found in report.findings), report
+    assert report.ok, report
+
+
+def test_the_command_line(stage: Stage, tmp_path: Path) -> None:
+    """Key, verification, export and the stand-alone verifier work together."""
+    enrolled(stage)
+    vkey = stage.run("audit", "key").out.strip()
+    assert stage.run("audit", "verify", "--key", vkey).code == 0
+    bundle = tmp_path / "evidence.zip"
+    done = stage.run("audit", "export", "--out", str(bundle))
+    assert (done.code, bundle.stat().st_mode & 0o777) == (0, 0o600), done.err
+    assert stage.run("audit", "export", "--out", str(bundle)).code == InputError.exit_code
+    (tmp_path / "verifier.py").write_text(stage.run("audit", "verifier").out)
+    alone = [sys.executable, "-I", str(tmp_path / "verifier.py"), str(bundle), "--key", vkey]
+    assert subprocess.run(alone, check=False, capture_output=True).returncode == 0
+    assert stage.run("audit", "verify", "--bundle", str(bundle), "--key", vkey).code == 0
+    note = tmp_path / "kept.note"
+    assert stage.run("audit", "checkpoint", "--out", str(note)).code == 0
+    assert stage.run("rehearse", stage.rows()[0].id).code == 0
+    assert stage.run("audit", "verify", "--anchor", str(note)).code == 0
+    for arguments in (
+        ("--key", "nonsense"),
+        ("--policy", str(note)),
+        ("--bundle", str(note)),
+    ):
+        done = stage.run("audit", "verify", *arguments)
+        assert (done.code, "Traceback" in done.err) == (InputError.exit_code, False), done.err
+
+
+def test_the_agent_signs_what_it_did(stage: Stage) -> None:
+    """`run --once` ends with a checkpoint of what it did; with nothing done there is none."""
+    enrolled(stage)
+    with Parts(stage.settings) as parts:
+        parts.journal.log.record("test", parts.now)
+    assert stage.run("run", "--once").code == 0
+    with Parts(stage.settings) as parts:
+        assert not parts.journal.log.unsigned()
+        count = len(parts.journal.log.checkpoints())
+    assert stage.run("run", "--once").code == 0
+    with Parts(stage.settings) as parts:
+        assert len(parts.journal.log.checkpoints()) == count
