@@ -34,6 +34,11 @@ with token.open(rw=True, user_pin=order["pin"]) as session:
         for kind in kinds:
             for thing in list(session.get_objects({Attribute.CLASS: kind, Attribute.ID: key_id})):
                 thing.destroy()
+    elif order["derives"]:
+        curve = {Attribute.EC_PARAMS: bytes.fromhex("06082a8648ce3d030107")}
+        session.create_domain_parameters(KeyType.EC, curve, local=True).generate_keypair(
+            id=key_id, label=order["key_label"], store=True, private_template={Attribute.DERIVE: True}
+        )
     else:
         session.generate_keypair(
             KeyType.RSA, order["bits"], id=key_id, label=order["key_label"], store=True,
@@ -51,8 +56,12 @@ def foreign_key(
     destroy: bool = False,
     only_public: bool = False,
     destroyable: bool = True,
+    derives: bool = False,
 ) -> None:
-    """Have another program make an extractable key with a ``CKA_ID``, or destroy the key objects with it."""
+    """Have another program make a key with a ``CKA_ID``, or destroy the key objects with it.
+
+    The key is an extractable RSA key, or one of P-256 that derives others.
+    """
     order = {
         "module": token.module,
         "label": token.label,
@@ -63,6 +72,7 @@ def foreign_key(
         "destroy": destroy,
         "only_public": only_public,
         "destroyable": destroyable,
+        "derives": derives,
     }
     subprocess.run(
         [sys.executable, "-c", _PROGRAM],

@@ -111,6 +111,18 @@ def test_a_key_that_decrypts_although_it_says_that_it_does_not(softhsm: CreatedT
     assert told["change attributes"][0] == "allowed", "the key is extractable"
 
 
+def test_a_key_that_derives_although_it_says_that_it_does_not(softhsm: CreatedToken, shim: Shim) -> None:
+    """The same of a key of an elliptic curve."""
+    key_id = new_key_id()
+    foreign_key(softhsm, key_id, "made for agreement", derives=True)
+    with shim.client() as client:
+        told = by_name(client.probe_key(key_id))["derive ECDH1_DERIVE"]
+        shim.order("bool 10c 0")
+        denied = by_name(client.probe_key(key_id))["derive ECDH1_DERIVE"]
+    assert told == ("not applicable", "a key was derived; DERIVE is true, a deviation of the key")
+    assert denied == ("allowed", "a key was derived")
+
+
 def test_another_refusal_proves_nothing(shim: Shim, shimmed: Token) -> None:
     """Without a control, only the code that the standard has for this counts as a refusal."""
     key_id = new_key_id()

@@ -50,6 +50,12 @@ _RSA_ENCRYPTION: Final = (Mechanism.RSA_PKCS, Mechanism.RSA_PKCS_OAEP, Mechanism
 
 _SECRET_BYTES: Final = 32
 
+_P256_BASE_POINT: Final = bytes.fromhex(
+    "046b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c296"
+    "4fe342e2fe1a7f9b8ee7eb4a7c0f9e162bce33576b315ececbb6406837bf51f5"
+)
+"""A public key of P-256 that is nobody's (SP 800-186, 3.2.1.3), for a derivation."""
+
 
 @dataclass(frozen=True, slots=True)
 class Try:
@@ -154,18 +160,13 @@ def _unwrap(token: TokenSession, mechanism: Mechanism, thing: Object) -> str | N
 
 
 def _derive(thing: Object) -> str | None:
-    """Have a key derived from this one and another (C_DeriveKey, P-256)."""
-    from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
-    other = generate_private_key(SECP256R1()).public_key()
-    point = other.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+    """Have a key derived from this one and the curve's base point (C_DeriveKey, P-256)."""
     able = _able(thing, "DeriveMixin")
     able.derive_key(
         KeyType.AES,
         8 * _SECRET_BYTES,
         mechanism=Mechanism.ECDH1_DERIVE,
-        mechanism_param=(KDF.NULL, None, point),
+        mechanism_param=(KDF.NULL, None, _P256_BASE_POINT),
         store=False,
         capabilities=MechanismFlag.ENCRYPT,
     ).destroy()
