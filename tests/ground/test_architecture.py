@@ -148,7 +148,10 @@ def test_help_and_version_load_no_heavy_library(arguments: list[str]) -> None:
 
 
 def test_no_code_but_the_bench_makes_a_private_key_in_software() -> None:
-    """A key is born in the token or not at all; the bench plays the service, and has keys of its own."""
+    """A key is born in the token or not at all; the bench plays the service, and has keys of its own.
+
+    A witness reads its own key from a file: it is elsewhere, where no token has to be, and its key is no certificate's.
+    """
     makers = {
         f"{_name(path)}:{node.lineno}: {ast.unparse(node.func)}"
         for path in _sources()
@@ -156,7 +159,7 @@ def test_no_code_but_the_bench_makes_a_private_key_in_software() -> None:
         for node in ast.walk(ast.parse(path.read_bytes()))
         if isinstance(node, ast.Call) and _makes_private_key(ast.unparse(node.func))
     }
-    assert makers == set()
+    assert {maker.partition(":")[0] for maker in makers} == {"audit/witness.py"}
 
 
 def _makes_private_key(called: str) -> bool:
