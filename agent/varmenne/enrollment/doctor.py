@@ -11,7 +11,7 @@ from varmenne.domain.identifiers import Channel, CustomerId
 from varmenne.domain.steps import State
 from varmenne.enrollment import executables, facts
 from varmenne.enrollment.enroll import LAST_DAYS, unfinished
-from varmenne.enrollment.preflight import PROBE_LIFETIME, probe_name, refuse_other_token
+from varmenne.enrollment.preflight import PROBE_LIFETIME, probe_name, refuse_other_token, unfit_keys
 from varmenne.enrollment.published import compare
 from varmenne.enrollment.reconcile import reconcile
 from varmenne.errors import VarmenneError
@@ -79,6 +79,8 @@ def _token(parts: Parts) -> Iterator[Check]:
     else:
         old = parts.now - stands[0] > PROBE_LIFETIME
         yield Check("custody", Verdict.OK, f"no key could leave, probed {stands[0]:%Y-%m-%d}" + (", due again" * old))
+    for row in unfit_keys(parts, identity):
+        yield Check("custody", Verdict.FAIL, f"the key of {row.id} was found unfit", f"varmenne audit probe {row.id}")
 
 
 def _service(parts: Parts) -> Iterator[Check]:

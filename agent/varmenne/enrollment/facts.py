@@ -67,6 +67,20 @@ def custody(key: KeyFacts, probe: tuple[datetime, bool, dict[str, Any]] | None) 
     }
 
 
+def changed(row: Enrollment, key: KeyFacts) -> tuple[str, ...]:
+    """Return in words which attributes of a key read differently from what was read at its birth.
+
+    What the token did not tell then, or does not tell now, is no change.
+    """
+    born = row.custody["attributes"] if row.custody is not None else {}
+    pairs = ((name, born.get(name), value) for name, value in sorted(key.attributes.items()))
+    return tuple(
+        f"{name} was {str(then).lower()} and is {str(now).lower()}"
+        for name, then, now in pairs
+        if then is not None and now is not None and then != now
+    )
+
+
 def identity(row: Enrollment) -> TokenIdentity:
     """Return the token that holds the key of an enrollment.
 

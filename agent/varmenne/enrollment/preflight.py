@@ -6,15 +6,18 @@ import dataclasses
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from varmenne.domain.steps import Method
+from varmenne.domain.identifiers import EnrollmentId
+from varmenne.domain.keys import CustodyProbe, ProbeResult
+from varmenne.domain.steps import Method, State
 from varmenne.enrollment import facts
 from varmenne.enrollment.reconcile import refuse_older_journal
-from varmenne.errors import StateError, TokenUnfit
+from varmenne.errors import KeyNotFound, StateError, TokenUnfit
+from varmenne.monitoring.events import Event, log_event
 
 if TYPE_CHECKING:
     from varmenne.domain.enrollment import Enrollment
     from varmenne.domain.identifiers import Channel, CustomerId
-    from varmenne.domain.keys import CustodyProbe, TokenIdentity
+    from varmenne.domain.keys import TokenIdentity
     from varmenne.enrollment.parts import Parts
     from varmenne.enrollment.progress import Progress
 
@@ -48,6 +51,9 @@ def before_spending(
 def prove_token(parts: Parts, progress: Progress) -> TokenIdentity:
     """Prove that the token is the one we know, takes our PIN, and lets no key out.
 
+    A probe that failed is repeated, with throw-away keys or with the live key that failed; until it passes, the token
+    is not used for anything new.
+
     Raises:
         TokenError: the token cannot be used, is not the one that holds our keys, or is unfit.
     """
@@ -58,6 +64,10 @@ def prove_token(parts: Parts, progress: Progress) -> TokenIdentity:
     if stands is None or not stands[1] or not timedelta() <= parts.now - stands[0] <= PROBE_LIFETIME:
         progress.begins("Try to get a key out of the token, with throw-away keys")
         probe(parts)
+        progress.done("every try was refused")
+    for row in unfit_keys(parts, identity):
+        progress.begins(f"Try the key of enrollment {row.id} again, which was found unfit")
+        probe(parts, row)
         progress.done("every try was refused")
     return identity
 
@@ -100,24 +110,93 @@ def refuse_key_elsewhere(parts: Parts, row: Enrollment) -> None:
         )
 
 
-def probe(parts: Parts) -> CustodyProbe:
-    """Try to get a throw-away key out of the token, keep the result, and refuse a token that gives it.
+def key_probe_name(row: Enrollment) -> str:
+    """Name what a probe of a live key is about: a key stays the same when firmware, library or module do not."""
+    return f"{row.token}/{row.id}"
+
+
+def unfit_keys(parts: Parts, token: TokenIdentity) -> tuple[Enrollment, ...]:
+    """Return the enrollments whose live keys in a token did not pass their newest probe and are not destroyed."""
+    names = parts.journal.unfit_probes(f"{token.digest}/")
+    rows = (parts.journal.get(EnrollmentId(name.partition("/")[2])) for name in names)
+    return tuple(row for row in rows if row.state is not State.DESTROYED)
+
+
+def probe(parts: Parts, row: Enrollment | None = None) -> CustodyProbe:
+    """Make a custody probe as :func:`tried` does, and refuse what does not pass it.
 
     Raises:
-        TokenUnfit: the token let key material or an unsafe copy out, or nothing was proven.
+        TokenUnfit: the token let key material or an unsafe copy out, used the key otherwise, or nothing was proven.
+        KeyNotFound: the live key is not in the token.
     """
-    result = parts.token.probe()
-    parts.journal.save_probe(
-        probe_name(parts, result.token),
-        result.at,
-        fit=result.fit,
-        result={"results": [dataclasses.asdict(line) for line in result.results]},
-    )
-    if not result.fit:
-        allowed = [line.name for line in result.results if line.outcome == "allowed"]
-        raise TokenUnfit(
-            f"The token {result.token.label!r} does not keep private keys inside",
-            why=f"it allowed: {', '.join(allowed)}" if allowed else "no refusal could be proven with a control key",
+    result = tried(parts, row)
+    if (error := unfit(result, row)) is not None:
+        raise error
+    return result
+
+
+def tried(parts: Parts, row: Enrollment | None = None) -> CustodyProbe:
+    """Try to get a throw-away key out of the token; or, on a live key, only what is harmless. Keep and tell the result.
+
+    Args:
+        parts: the parts.
+        row: the enrollment whose live key is tried; ``None``: throw-away keys.
+
+    Raises:
+        KeyNotFound: the live key is not in the token.
+        StateError: the live key is in another token.
+    """
+    if row is None:
+        result = parts.token.probe()
+        name = probe_name(parts, result.token)
+    else:
+        refuse_key_elsewhere(parts, row)
+        results = (*parts.token.probe_key(row.key_id), _as_at_birth(parts, row))
+        result = CustodyProbe(parts.token.identity(), parts.now, results)
+        name = key_probe_name(row)
+    lines = [dataclasses.asdict(line) for line in result.results]
+    parts.journal.save_probe(name, result.at, fit=result.fit, result={"results": lines}, row=row)
+    if (error := unfit(result, row)) is not None:
+        log_event(Event.CUSTODY_FAILED, row, error=error)
+    return result
+
+
+def _as_at_birth(parts: Parts, row: Enrollment) -> ProbeResult:
+    """Compare a key's attributes with those of its birth: the token's policy may allow what this key was not born with.
+
+    Raises:
+        KeyNotFound: the key is not in the token.
+    """
+    name = "attributes as at birth"
+    try:
+        key = parts.token.find(row.key_id)
+    except TokenUnfit as exc:
+        return ProbeResult(name, "allowed", exc.why or exc.what)
+    if key is None:
+        raise KeyNotFound(f"The key {row.key_id.hex()} is not in the token", matches=0)
+    if key.public_key != row.public_key:
+        return ProbeResult(name, "allowed", "it is another key than the one that was made")
+    if differing := facts.changed(row, key):
+        return ProbeResult(name, "allowed", "; ".join(differing))
+    return ProbeResult(name, "refused", "they read as at the key's birth")
+
+
+def unfit(result: CustodyProbe, row: Enrollment | None = None) -> TokenUnfit | None:
+    """Make the error for a probe that did not pass; ``None`` if it did."""
+    if result.fit:
+        return None
+    label = result.token.label
+    allowed = [f"{line.name} ({line.detail})" for line in result.results if line.outcome == "allowed"]
+    why = f"it allowed: {', '.join(allowed)}" if allowed else "no refusal could be proven"
+    if row is None:
+        return TokenUnfit(
+            f"The token {label!r} does not keep private keys inside",
+            why=why,
             next_step="Use another token. Nothing was sent, and the keys made for the try were destroyed",
         )
-    return result
+    return TokenUnfit(
+        f"The token {label!r} does not keep the key of enrollment {row.id} as it must",
+        why=why,
+        next_step="Nothing new is begun with this token until the key passes. Take it for compromised: order a "
+        f"certificate with a key in another token, and have this one revoked. Again: varmenne audit probe {row.id}",
+    )

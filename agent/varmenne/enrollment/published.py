@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from varmenne.domain.enrollment import Enrollment
     from varmenne.enrollment.parts import Parts
     from varmenne.enrollment.progress import Progress
+    from varmenne.vault import Published
 
 MOST_LOOKED_AT = 500
 """Active enrollments that a check-up looks up in Vault; each costs one read of a few milliseconds."""
@@ -49,7 +50,11 @@ def behind(parts: Parts, row: Enrollment) -> Behind | None:
     Raises:
         VaultError: Vault cannot be asked.
     """
-    found = parts.store.read(facts.place(parts.settings, row.customer_id, row.channel))
+    return compared(row, parts.store.read(facts.place(parts.settings, row.customer_id, row.channel)))
+
+
+def compared(row: Enrollment, found: Published | None) -> Behind | None:
+    """Compare what was read as an active enrollment's record with the journal; ``None`` if they agree."""
     if found is None:
         return Behind(row, "its record is gone")
     record, known = found.data, row.vault_version or 0

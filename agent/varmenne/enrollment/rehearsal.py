@@ -13,7 +13,7 @@ from varmenne.domain.check import Check, Verdict
 from varmenne.domain.enrollment import Enrollment
 from varmenne.domain.forms import iso
 from varmenne.enrollment import facts
-from varmenne.enrollment.preflight import prove_token
+from varmenne.enrollment.preflight import probe, prove_token
 from varmenne.enrollment.progress import Silent
 from varmenne.errors import InputError, VarmenneError, VerificationError
 from varmenne.service.renewal import verify_renewal
@@ -69,6 +69,12 @@ def _token(parts: Parts, _row: Enrollment) -> str:
     return f"{prove_token(parts, Silent()).label} lets no key out"
 
 
+def _key(parts: Parts, row: Enrollment) -> str:
+    """Try on the live key itself what its token must refuse."""
+    refused = [line for line in probe(parts, row).results if line.outcome == "refused"]
+    return f"{len(refused)} tries on the key {row.key_id.hex()} were refused"
+
+
 def _trust(parts: Parts, row: Enrollment) -> str:
     """Read the trust anchors."""
     anchors = parts.trust()
@@ -90,6 +96,7 @@ def _vault(parts: Parts, row: Enrollment) -> str:
 
 REHEARSED: tuple[tuple[str, Callable[[Parts, Enrollment], str]], ...] = (
     ("token", _token),
+    ("live key", _key),
     ("request", _request),
     ("trust anchors", _trust),
     ("service", _service),

@@ -196,6 +196,13 @@ class Queries:
             row = connection.execute(query).one_or_none()
         return None if row is None else (row.at, row.fit, row.result)
 
+    def unfit_probes(self, beginning: str) -> tuple[str, ...]:
+        """Return the names that begin so of what did not pass a probe that is kept, in their order."""
+        table = schema.probe
+        query = sa.select(table.c.token).where(table.c.fit.is_(False), table.c.token.startswith(beginning))
+        with self._reading() as connection:
+            return tuple(connection.execute(query.order_by(table.c.token)).scalars())
+
     def unknown(self, enrollments: Collection[ids.EnrollmentId]) -> tuple[ids.EnrollmentId, ...]:
         """Return those of the enrollments that have no row here and that nobody has acknowledged as another's."""
         with self._reading() as connection:
