@@ -114,14 +114,14 @@ def test_an_anchor_cannot_be_changed(stage: Stage) -> None:
         path = f"{stage.vault.settings.prefix}/audit/{folder}/{last.size:020}"
         mount = stage.vault.settings.mount
         changes: tuple[Callable[[Any], object], ...] = (
-            lambda kv: kv.create_or_update_secret(path, {"note": "x"}, cas=1, mount_point=mount),
-            lambda kv: kv.delete_latest_version_of_secret(path, mount_point=mount),
-            lambda kv: kv.delete_metadata_and_all_versions(path, mount_point=mount),
-            lambda kv: kv.destroy_secret_versions(path, [1], mount_point=mount),
+            lambda client: client.secrets.kv.v2.create_or_update_secret(path, {"note": "x"}, cas=1, mount_point=mount),
+            lambda client: client.secrets.kv.v2.delete_latest_version_of_secret(path, mount_point=mount),
+            lambda client: client.secrets.kv.v2.delete_metadata_and_all_versions(path, mount_point=mount),
+            lambda client: client.secrets.kv.v2.destroy_secret_versions(path, [1], mount_point=mount),
         )
         for change in changes:
             with pytest.raises(VaultDenied):
-                parts.store._connection.call("changing it", lambda client, change=change: change(client.secrets.kv.v2))
+                parts.store._connection.call("changing it", change)
         anchor = anchors.newest(folder)
         assert anchor is not None
         assert anchor.note == last.note
@@ -252,3 +252,49 @@ def test_the_agent_signs_what_it_did(stage: Stage) -> None:
     assert stage.run("run", "--once").code == 0
     with Parts(stage.settings) as parts:
         assert len(parts.journal.log.checkpoints()) == count
+
+
+def test_a_witness(stage: Stage, tmp_path: Path) -> None:
+    """A witness signs growth only; its signature is part of what is verified, and shows what no one else can."""
+    enrolled(stage)
+    key = tmp_path / "witness.pem"
+    subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", str(key)], check=True, capture_output=True)
+    key.chmod(0o600)
+    who = ("--name", "w.example.org", "--key", str(key))
+    vkey, witness = stage.run("audit", "key").out.strip(), stage.run("audit", "witness", "key", *who).out.strip()
+    cosign = ("audit", "witness", "cosign", "-", *who, "--log", vkey, "--state", str(tmp_path / "seen"))
+
+    def witnessed() -> int:
+        request = stage.run("audit", "witness", "request").out
+        reply = stage.run(*cosign, given=request.encode())
+        assert reply.code == 0, reply.err
+        return stage.run("audit", "witness", "add", "-", "--witness", witness, given=reply.out.encode()).code
+
+    assert witnessed() == 0
+    assert stage.run("rehearse", stage.rows()[0].id).code == 0
+    first_again = stage.run(*cosign, given=stage.run("audit", "witness", "request", "--old", "0").out.encode())
+    assert (first_again.code, "--old" in first_again.err) == (EvidenceError.exit_code, True)
+    assert witnessed() == 0
+    policy = tmp_path / "policy"
+    policy.write_text(f"log {vkey}\nwitness w {witness}\nquorum w\n")
+    done = stage.run("audit", "verify", "--policy", str(policy), "--json")
+    assert (done.code, done.json["witnessed"]) == (0, done.json["size"]), done.out
+
+    # The log is rewritten whole, signed anew by its own key, and Vault with it: only the witness knows better.
+    _rewrite(stage)
+    _execute(stage, sa.delete(schema.checkpoint))
+    with Parts(stage.settings) as parts:
+        folder = parts.journal.log.head().origin.rpartition("/")[2]
+    for size in stage.vault.root.secrets.kv.v2.list_secrets(
+        f"{stage.vault.settings.prefix}/audit/{folder}", mount_point=stage.vault.settings.mount
+    )["data"]["keys"]:
+        stage.vault.root.secrets.kv.v2.delete_metadata_and_all_versions(
+            f"{stage.vault.settings.prefix}/audit/{folder}/{size}", mount_point=stage.vault.settings.mount
+        )
+    assert stage.run("audit", "checkpoint").code == 0
+    refused = stage.run(*cosign, given=stage.run("audit", "witness", "request", "--old", "0").out.encode())
+    assert refused.code == EvidenceError.exit_code
+    seen = int(refused.err.split("is of ")[1].split()[0])
+    refused = stage.run(*cosign, given=stage.run("audit", "witness", "request", "--old", str(seen)).out.encode())
+    assert (refused.code, "not signed" in refused.err) == (EvidenceError.exit_code, True), refused.err
+    assert stage.run("audit", "verify", "--policy", str(policy)).code == EvidenceError.exit_code

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from varmenne.cli import audit_custody
+from varmenne.cli import audit_custody, audit_report
+from varmenne.cli.audit_witness import parsed, witness
 from varmenne.cli.common import EXAMPLE, App, common_options
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -29,6 +30,9 @@ NOTE_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 )
 def audit() -> None:
     """Prove custody: the log of every act on a key, its checkpoints, passports and reports."""
+
+
+audit.add_command(witness)
 
 
 def trust_options(command: F) -> F:
@@ -184,7 +188,7 @@ def _trust(keys: tuple[str, ...], policy: Path | None, anchors: tuple[Path, ...]
 
     try:
         return verifier.Trust(
-            keys=tuple(verifier.parse_vkey(text) for text in keys),
+            keys=parsed(keys),
             policy=None if policy is None else verifier.parse_policy(policy.read_bytes()),
             anchors=tuple((str(path), path.read_bytes()) for path in anchors),
         )
@@ -204,3 +208,4 @@ def _tell(app: App, report: Report) -> None:
 
 audit.add_command(audit_custody.probe)
 audit.add_command(audit_custody.reconcile)
+audit.add_command(audit_report.report)
