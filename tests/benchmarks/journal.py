@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from benchmarks.measure import medians, report
 from varmenne.domain.identifiers import Channel, CustomerId, Environment
 from varmenne.domain.keys import new_key_id
-from varmenne.domain.steps import STEPS, Method, State
+from varmenne.domain.steps import RENEWAL, STEPS, UPKEEP, Method, State
 from varmenne.enrollment import acts, engine
 from varmenne.enrollment.parts import Parts
 from varmenne.enrollment.progress import Silent
@@ -83,7 +83,8 @@ def step(state_dir: Path) -> None:
 
 def _outcome_of(name: Any) -> Any:
     """Return an act that does nothing and says that it succeeded."""
-    target = next(step.target for step in STEPS.values() if step.name == name)
+    steps = (*STEPS.values(), *RENEWAL.values(), *UPKEEP.values())
+    target = next(step.target for step in steps if step.name == name)
     return lambda _work, _row: Outcome(target)
 
 

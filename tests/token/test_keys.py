@@ -158,6 +158,20 @@ def test_the_anchor_tells_tokens_apart(softhsm: CreatedToken, token: Token, tmp_
     assert not isinstance(caught.value, TokenUnavailable)
 
 
+def test_the_anchor_is_not_believed_to_be_where_it_was(softhsm: CreatedToken, token: Token) -> None:
+    """A worker that has seen the anchor refuses its token once the key is gone, or another has its CKA_ID."""
+    gone, swapped = (token.generate(new_key_id(), "anchor") for _ in range(2))
+    anchors = [sha256(facts.public_key).hexdigest() for facts in (gone, swapped)]
+    for anchor in anchors:
+        token.check_anchor(anchor)
+    for facts in (gone, swapped):
+        foreign_key(softhsm, facts.key_id, "", destroy=True)
+    foreign_key(softhsm, swapped.key_id, "foreign")
+    for anchor in anchors:
+        with pytest.raises(TokenError, match="does not hold the key"):
+            token.check_anchor(anchor)
+
+
 @pytest.mark.parametrize("key_id", [b"", b"short", bytes(17)])
 def test_a_malformed_id_is_refused_at_the_border(client: Token, key_id: bytes) -> None:
     """A CKA_ID of a wrong length reaches no token."""
