@@ -44,7 +44,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
@@ -552,7 +552,7 @@ FIELDS = {
     # accepted, so nothing is there twice, and there are no two ways to write one record. What is in ( ) is used below.
     "act": f'"({_WORD})"',
     "actor": f'"{_TEXT}"',
-    "at": r'"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6})Z"',
+    "at": r'"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z)"',
     "certificate": f'null|"({_SHA256})"',
     "detail": rf"\{{\}}|(\{{{_MEMBER}\}})|(\{{.*?\}})",
     "enrollment": f'null|"({_TEXT})"',
@@ -621,7 +621,7 @@ class Walk:
     def __init__(self) -> None:
         self.lives: dict[str, _Life] = {}
         self.owners: dict[str, str] = {}  # Public key → its enrollment.
-        self.latest = ""
+        self.latest = datetime.min.replace(tzinfo=UTC)
         self.origin: str | None = None  # What checkpoints since the last restore call the log.
         self.former: dict[str, int] = {}  # Names that a restore ended → the restore's index.
         self.log_keys: set[bytes] = set()
@@ -629,10 +629,11 @@ class Walk:
     def take(self, index: int, record: Record) -> list[str]:
         """Take the next record, and return what is wrong with it: a sentence each."""
         wrong = []
-        if record.at >= self.latest:
-            self.latest = record.at
-        elif _moment(self.latest) - _moment(record.at) > CLOCKS_DIFFER:
-            wrong.append(f"the clock went back: its time {record.at}Z is before {self.latest}Z, of an earlier record")
+        at = _moment(record.at)
+        if at >= self.latest:
+            self.latest = at
+        elif self.latest - at > CLOCKS_DIFFER:
+            wrong.append(f"the clock went back: its time {at} is before {self.latest}, that of an earlier record")
         if record.enrollment is not None:
             self._live(record.enrollment, record, wrong)
         elif record.act == "restore":
@@ -676,7 +677,7 @@ def _moment(at: str) -> datetime:
     try:
         return datetime.fromisoformat(at)
     except ValueError:
-        raise Refused(f"there is no time {at}Z") from None
+        raise Refused(f"there is no time {at}") from None
 
 
 # --- The whole log. ---------------------------------------------------------------------------------------------------
@@ -867,10 +868,10 @@ class _Verification:
             self._lost(where, checkpoint)
             return
         if checkpoint.root != self.tree.root():
-            raise Refused(
-                f"the log is not the one that was signed: of the records {self.report.signed} to {size - 1}, at least "
-                "one was changed, added or taken away"
-            )
+            which = f"of its records {self.report.signed} to {size - 1}, one or more were changed, added or taken away"
+            if self.report.signed == size:
+                which = f"two logs of {size} records were signed, and this one is elsewhere"
+            raise Refused(f"the log is not the one that was signed: {which}")
         if walk.origin not in {None, checkpoint.origin}:
             raise Refused(f"the log was {walk.origin}, and is {checkpoint.origin} without a record of a restore")
         if key.material not in walk.log_keys and size:
@@ -1062,7 +1063,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--passport", type=Path, help="verify a passport: its .dsse.json")
     parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
     given = parser.parse_args(arguments)
-    if (given.proof is None) == (given.file is None and given.passport is None) or (given.file and given.passport):
+    if (given.file is None) == (given.passport is None) or (given.passport and not given.proof):
         parser.error("give a bundle, or --proof and a record, or --proof and --passport")
     try:
         policy = parse_policy(given.policy.read_bytes()) if given.policy else None
@@ -1074,7 +1075,8 @@ def main(arguments: list[str] | None = None) -> int:
     except Refused as exc:
         report = Report()
         report.error(str(given.proof or given.file), str(exc))
-    print(json.dumps(asdict(report) | {"ok": report.ok}, indent=2) if given.json else told(report))
+    verdict = {"ok": report.ok, "first_bad_record": report.first_bad_record, **asdict(report)}
+    print(json.dumps(verdict, indent=2) if given.json else told(report))
     return 0 if report.ok else 1
 
 
