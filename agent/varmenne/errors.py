@@ -24,7 +24,7 @@
     ├── NotFinished                 all is safe, but waits: resume later               14
     ├── ChecksFailed                `doctor` found something that does not work        15
     ├── HookFailed                  a hook of yours failed; it is run again            17
-    ├── PersonNeeded                `status` found something that needs a person       18
+    ├── PersonNeeded                a person, or another one, must do something        18
     └── EvidenceError               the audit log is not as it was signed              19
 
 Families are grouped by who must act. Each error carries three sentences for people: what happened, why (where it is
@@ -216,7 +216,7 @@ class PersonNeeded(VarmenneError):
     """Something waits for a person, and will not get on without one."""
 
     exit_code = 18
-    meaning = "`status` found something that needs a person"
+    meaning = "a person is needed: `status` found something, or another person must approve"
 
 
 class EvidenceError(VarmenneError):

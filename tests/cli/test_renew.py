@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.approvals import approve
 from harness.stage import CUSTOMER, NAME, Result, Stage
 from harness.years import Years
 from varmenne.clock import system_clock
@@ -43,6 +44,12 @@ def renewed(stage: Stage) -> tuple[Enrollment, Enrollment]:
     assert result.code == 0, result.err
     new = next(row for row in stage.rows() if row.id == result.json["id"])
     return next(row for row in stage.rows() if row.id == old.id), new
+
+
+def approved_by_another(stage: Stage, row: Enrollment) -> None:
+    """Have somebody else approve that a key is destroyed."""
+    with stage.parts() as parts:
+        approve(parts, row)
 
 
 def test_renew_and_go_back(stage: Stage) -> None:
@@ -82,6 +89,7 @@ def test_a_replaced_certificate_is_shown_where_it_is_now(stage: Stage) -> None:
     assert stage.vault.versions(was["vault_path"])
     assert "was current version  1\n" in stage.run("show", old.id).out
     assert was["pkcs11_uri"]
+    approved_by_another(stage, old)
     assert stage.run("retire", old.id, "--destroy", "--confirm", old.id).code == 0
     gone = stage.run("show", old.id)
     assert "pkcs11" not in gone.out
@@ -198,6 +206,7 @@ def test_retire_and_destroy_as_confirmed(stage: Stage) -> None:
     assert (stage.keys_of(old), state_of(stage, old)) == (1, State.SUPERSEDED)
     assert stage.run("retire", old.id, "--json").json["state"] == "retired"
     assert stage.keys_of(old) == 1
+    approved_by_another(stage, old)
     gone = stage.run("retire", old.id, "--destroy", "--confirm", old.id, "--json")
     assert (gone.code, gone.json["state"], stage.keys_of(old), stage.keys_of(new)) == (0, "destroyed", 0, 1)
 
@@ -205,6 +214,7 @@ def test_retire_and_destroy_as_confirmed(stage: Stage) -> None:
 def test_what_is_so_already_is_said_so(stage: Stage) -> None:
     """Who orders what is done, or what cannot be, is told what there is to do instead."""
     old, new = renewed(stage)
+    approved_by_another(stage, old)
     assert stage.run("retire", old.id, "--destroy", "--confirm", old.id).code == 0
     for words, sentence in (
         (("activate", new.id), f"enrollment {new.id}, is the current one already"),

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from harness.approvals import approve
 from harness.stage import CUSTOMER, NAME, Stage
 from varmenne.domain.calendar import PATIENCE, RENEWAL_WINDOW, SFTP_DELAY
-from varmenne.domain.identifiers import Channel
+from varmenne.domain.identifiers import Channel, EnrollmentId
 from varmenne.domain.steps import State
 from varmenne.enrollment.upkeep import UNDECIDED
 from varmenne.settings import RenewalSettings
@@ -33,9 +34,14 @@ def test_the_commands_do_what_the_page_tells(stage: Stage, monkeypatch: pytest.M
         SFTP: stage.aged(stage.order("7017233-8", channel=Channel.SFTP), timedelta(), Channel.SFTP).id,
     }
     stage.credentials_file(stage.order(CUSTOMER, name=NAME)).rename("mail.txt")
+    stage.configure(renewal={"destroy_after_days": 90.0})
     failed = {}
     for line in sorted(COMMANDS, key=lambda line: line.split()[0] in {"status", "list"}):
         words = [real.get(word, word) for word in shlex.split(line)]
+        if "--destroy" in words:
+            with stage.parts() as parts:
+                approve(parts, parts.journal.get(EnrollmentId(real[FIRST])))
+                approve(parts)
         said = stage.run(*words)
         if said.code:
             failed[line] = said

@@ -9,6 +9,7 @@ from datetime import timedelta
 
 import pytest
 
+from harness.approvals import approve
 from harness.killer import killed, places, upkeep_places
 from harness.stage import Stage
 from varmenne.domain.check import Verdict
@@ -92,6 +93,8 @@ def test_killed_while_retiring(shared_stage: Stage, place: str) -> None:
     customer = f"{UPKEEP_PLACES.index(place):07d}-3"
     first = shared_stage.aged(shared_stage.order(customer), AGE)
     assert shared_stage.run("renew", first.id).code == 0
+    with shared_stage.parts() as parts:
+        approve(parts, first)
     order = ["retire", first.id, "--destroy", "--confirm", first.id]
     killed(shared_stage, place, *order)
     shared_stage.run(*order)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from harness.approvals import approve
 from harness.stage import Listener, Stage, order_for
 from harness.years import IN_THE_WINDOW, Years
 from varmenne.domain.check import Verdict
@@ -58,6 +59,7 @@ def test_a_destroyed_key_is_no_loss(stage: Stage) -> None:
     second = years.renewed(first)
     with years.parts() as parts:
         activate(parts, Listener(), second, generation=1)
+        approve(parts, second)
         destroyed = retire(parts, Listener(), parts.journal.get(second.id), destroy=True)
         assert destroyed.state is State.DESTROYED
     with years.parts() as parts:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from harness.approvals import approve
 from harness.stage import CUSTOMER, NAME, Listener, Stage, order_for
 from harness.years import DAY, IN_THE_WINDOW, WAIT, Years
 from varmenne.clock import system_clock
@@ -263,6 +264,7 @@ def test_retire_and_destroy(years: Years) -> None:
         assert years.stage.keys_of(first) == 1
         with pytest.raises(StateError, match="cannot be put to use"):
             activate(parts, Listener(), retired)
+        approve(parts, retired)
         destroyed = retire(parts, Listener(), retired, destroy=True)
         assert parts.journal.history(first.id)[-1].detail["was_there"] is True
     assert destroyed.state is State.DESTROYED

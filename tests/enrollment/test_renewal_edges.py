@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from harness.approvals import OTHERS, approve
 from harness.softhsm import softhsm_module
 from harness.stage import CUSTOMER, NAME, Listener, Stage, order_for
 from harness.years import DAY, IN_THE_WINDOW, WAIT, Years
@@ -199,6 +200,8 @@ def test_refused_again_and_again_is_tried_to_the_end_and_told(years: Years) -> N
 def test_a_clock_that_runs_ahead_destroys_nothing(years: Years) -> None:
     """Graces end early by such a clock, but a key is destroyed only if the service says that it is that late."""
     years.stage.configure(renewal={"destroy_after_days": 1.0})
+    with years.parts() as parts:
+        approve(parts, people=OTHERS)
     first = years.first()
     years.pass_by(IN_THE_WINDOW)
     years.once()

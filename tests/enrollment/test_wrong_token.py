@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from harness.approvals import approve
 from harness.postgresql import PostgreSQL
 from harness.softhsm import softhsm_module
 from harness.stage import CUSTOMER, NAME, Listener, Stage, order_for
@@ -48,6 +49,7 @@ def test_a_key_in_another_token_is_not_called_destroyed(years: Years, other: dic
     years.stage.configure()
     assert years.stage.keys_of(first) == 1
     with years.parts() as parts:
+        approve(parts, first)
         assert retire(parts, Listener(), parts.journal.get(first.id), destroy=True).state is State.DESTROYED
     assert years.stage.keys_of(first) == 0
 
@@ -62,6 +64,7 @@ def test_a_key_that_was_gone_already_is_told(years: Years) -> None:
         token.destroy(first.key_id, first.public_key)
     listener = Listener()
     with years.parts() as parts:
+        approve(parts, first)
         assert retire(parts, listener, parts.journal.get(first.id), destroy=True).state is State.DESTROYED
         assert parts.journal.history(first.id)[-1].detail["was_there"] is False
     assert "nothing of the key" in listener.told("done")[-1]

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.approvals import OTHERS, approve
 from harness.stage import Listener, Stage, order_for
 from harness.years import DAY, WAIT, Years
 from varmenne.clock import system_clock
@@ -131,6 +132,8 @@ def world(stage: Stage) -> World:
     """Return a world with twelve certificates, ten for the Web Service and two for SFTP."""
     years = Years(stage)
     stage.configure(renewal=RENEWAL)
+    with years.parts() as parts:
+        approve(parts, people=OTHERS)
     for number, customer in enumerate(CUSTOMERS):
         channel = Channel.SFTP if number >= 10 else Channel.WS
         with years.parts() as parts:

@@ -58,7 +58,7 @@ from varmenne.testbench.server import BenchServer
 from varmenne.testbench.state import BenchState
 from varmenne.testbench.state import Order as BenchOrder
 from varmenne.token import CreatedToken, Token, create_softhsm_token
-from varmenne.vault.anchors import AUDIT
+from varmenne.vault.location import AUDIT
 
 __all__ = [
     "CUSTOMER",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from varmenne.cli import audit_custody, audit_report
+from varmenne.cli import audit_custody, audit_report, audit_roles
 from varmenne.cli.audit_witness import parsed, witness
 from varmenne.cli.common import EXAMPLE, App, common_options
 
@@ -209,3 +209,4 @@ def _tell(app: App, report: Report) -> None:
 audit.add_command(audit_custody.probe)
 audit.add_command(audit_custody.reconcile)
 audit.add_command(audit_report.report)
+audit.add_command(audit_roles.approve)

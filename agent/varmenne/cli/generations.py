@@ -47,14 +47,19 @@ def activate(app: App, *, enrollment: str, generation: int | None) -> None:
 """
 )
 @id_argument
-@click.option("--destroy", is_flag=True, help="Destroy the key in the token. Nothing brings it back.")
+@click.option(
+    "--destroy",
+    is_flag=True,
+    help="Approve that the key is destroyed in the token; it is, once two persons have. Nothing brings it back.",
+)
 @click.option("--confirm", metavar="ID", help="The enrollment's ID again, where nobody is there to type it.")
 @common_options
 @click.pass_obj
 def retire(app: App, *, enrollment: str, destroy: bool, confirm: str | None) -> None:
     """Retire the key of a certificate that was replaced, before its grace is over by itself.
 
-    A retired key is kept in the token, unless the settings or --destroy order otherwise.
+    A retired key is kept in the token, unless the settings or --destroy order otherwise. To destroy it, two persons run
+    this with --destroy within 30 days; for the first of them, the exit code is 18.
     """
     from varmenne.cli.look import details
     from varmenne.cli.teller import Teller
@@ -64,5 +69,6 @@ def retire(app: App, *, enrollment: str, destroy: bool, confirm: str | None) -> 
         row = parts.journal.get(enrollment_id(enrollment))
         use_case.refuse_not_replaced(row, destroy=destroy)
         if destroy:
-            confirmed(confirm, row.id, f"The key {row.key_id.hex()} is destroyed in the token. Nothing brings it back.")
+            consequence = "is destroyed in the token if another person has approved that, too. Nothing brings it back."
+            confirmed(confirm, row.id, f"The key {row.key_id.hex()} {consequence}")
         app.emit(*details(parts, use_case.retire(parts, Teller(app), row, destroy=destroy)))

@@ -54,6 +54,8 @@ def summary(row: Enrollment) -> dict[str, object]:
 
 def details(parts: Parts, row: Enrollment) -> tuple[dict[str, object], str]:
     """Return all that is known of an enrollment, for programs and for people."""
+    from varmenne.enrollment.evidence import approvals
+
     data, text = _of_row(row)
     plan = parts.settings.renewal.plan
     before = prospect(row, parts.journal.renewals(row.id), plan) if row.state is State.ACTIVE else None
@@ -68,6 +70,11 @@ def details(parts: Parts, row: Enrollment) -> tuple[dict[str, object], str]:
     for answer in refused:
         told = f"{answer.operation}, {_time(answer.at)}, {answer.verdict}"
         text += f"\n{'answer not believed':>24}  {told}: varmenne service answers {row.id} --out DIR"
+    approved = approvals.told(parts, row)
+    data["approvals"] = [{"by": one["by"], "at": _time(one["at"]), "until": _time(one["until"])} for one in approved]
+    for one in approved:
+        until = f", until {_time(one['until'])}" if one["until"] else ""
+        text += f"\n{'destroying approved by':>24}  {one['by']}{until}"
     runs = parts.journal.hooks.of(row.id)
     data["hooks"] = [hook_run(run) for run in runs]
     text += "".join(f"\n{'hook':>24}  {line}" for line in map(hook_line, runs))

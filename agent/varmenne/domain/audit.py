@@ -20,6 +20,7 @@ VERSION = 1
 
 DETAILS = (
     "answer",
+    "approvals",
     "by",
     "errors",
     "fingerprint_sha256",

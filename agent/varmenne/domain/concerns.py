@@ -37,6 +37,7 @@ class Reason(StrEnum):
     REHEARSAL = "rehearsal", "The renewal would not succeed today."
     SFTP_USER = "sftp-user", "The user ID of the SFTP channel is not known yet."
     HOOKS = "hooks", "A hook was given up."
+    APPROVAL = "approval", "Destroying a key waits for another person's approval."
     TRUST = "trust", "A trust anchor ends soon, or cannot be used."
     OVERDUE = "overdue", "Work has been due for an hour, and nothing takes it: is the agent running?"
     RENEWING = "renewing", "The renewal is under way.", False

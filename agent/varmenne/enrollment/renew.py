@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from varmenne.domain.approvals import DESTROYABLE
 from varmenne.domain.calendar import RENEWAL_WINDOW
 from varmenne.domain.check import Check, Verdict
 from varmenne.domain.enrollment import Enrollment
 from varmenne.domain.steps import State
 from varmenne.enrollment import facts
 from varmenne.enrollment.engine import Engine
+from varmenne.enrollment.evidence import approvals
 from varmenne.enrollment.preflight import prove_token, refuse_key_elsewhere
 from varmenne.enrollment.rehearsal import rehearse as rehearsal
 from varmenne.enrollment.rehearsal import told
@@ -183,10 +185,13 @@ def _refuse_unusable(parts: Parts, row: Enrollment) -> None:
 
 
 def retire(parts: Parts, progress: Progress, row: Enrollment, *, destroy: bool = False) -> Enrollment:
-    """Retire a replaced certificate's key before its grace is over; with ``destroy``, destroy it in the token as well.
+    """Retire a replaced certificate's key before its grace is over.
+
+    With ``destroy``, whoever runs this approves that it is destroyed in the token; it is, if another person has, too.
 
     Raises:
         StateError: it is in use, or was never.
+        PersonNeeded: to destroy it, another person must approve.
         VarmenneError: the token did not do it.
     """
     facts.refuse_other_environment(parts.settings, row)
@@ -194,7 +199,12 @@ def retire(parts: Parts, progress: Progress, row: Enrollment, *, destroy: bool =
     engine = Engine(Work(parts, warn=progress.warns, at_once=True), progress)
     if row.state is State.SUPERSEDED:
         row = engine.upkeep(row)
-    return engine.upkeep(row) if destroy else row
+    if not destroy:
+        return row
+    refuse_key_elsewhere(parts, row)
+    approvals.approve_key(parts, row)
+    approvals.approvers(parts, row, by_order=True)
+    return engine.upkeep(row)
 
 
 NOT_RETIRED = {
@@ -211,7 +221,7 @@ def refuse_not_replaced(row: Enrollment, *, destroy: bool = False) -> None:
     Raises:
         StateError: it is in use, or was never.
     """
-    if row.state is State.SUPERSEDED or (destroy and row.state is State.RETIRED):
+    if row.state in (DESTROYABLE if destroy else {State.SUPERSEDED}):
         return
     raise StateError(
         f"The key of enrollment {row.id} cannot be {'destroyed' if destroy else 'retired'}",

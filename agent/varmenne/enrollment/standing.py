@@ -11,6 +11,7 @@ from varmenne.domain.enrollment import Enrollment
 from varmenne.domain.hooks import HookOutcome
 from varmenne.domain.identifiers import EnrollmentId
 from varmenne.domain.outlook import WATCHED, Outlook, outlook
+from varmenne.enrollment.evidence import approvals
 from varmenne.errors import VarmenneError
 from varmenne.service.trust_check import ANCHORS, END_WARNING
 from varmenne.service.trust_store import TrustStore
@@ -27,7 +28,9 @@ def standing(parts: Parts) -> Outlook:
     """
     environment = parts.settings.environment
     rows = (row for row in _watched(parts) if row.environment is environment)
-    return outlook(rows, parts.now, parts.settings.renewal.plan).plus([*_hooks(parts), *_trust(parts)])
+    return outlook(rows, parts.now, parts.settings.renewal.plan).plus(
+        [*_hooks(parts), *approvals.awaited(parts), *_trust(parts)]
+    )
 
 
 def order_days(parts: Parts) -> dict[EnrollmentId, datetime]:

@@ -16,6 +16,7 @@ from varmenne.domain.outlook import prospect
 from varmenne.domain.steps import ENDED, Method, State
 from varmenne.enrollment import facts
 from varmenne.enrollment.activation import stranger
+from varmenne.enrollment.evidence.approvals import approvers
 from varmenne.enrollment.preflight import prove_token, refuse_key_elsewhere
 from varmenne.enrollment.progress import Silent
 from varmenne.enrollment.rehearsal import rehearse, told
@@ -222,17 +223,23 @@ def _serving(work: Work, row: Enrollment) -> list[str]:
 
 
 def destroy(work: Work, row: Enrollment) -> Outcome:
-    """Destroy a retired key in its token, and read back that it is gone. It may be gone already, after a crash."""
+    """Destroy a retired key that two have approved, and read back that it is gone. It may be already, after a crash."""
     if row.public_key is None:
         raise InputError(f"Enrollment {row.id} has no key")
     refuse_key_elsewhere(work.parts, row)
+    approved = approvers(work.parts, row, by_order=work.at_once)
     if not work.at_once:
         _refuse_doubtful_clock(work.parts)
     was_there = work.parts.token.destroy(row.key_id, row.public_key)
     key_id = row.key_id.hex()
     return Outcome(
         State.DESTROYED,
-        detail={"key_id": key_id, "public_key_sha256": facts.sha256(row.public_key), "was_there": was_there},
+        detail={
+            "key_id": key_id,
+            "public_key_sha256": facts.sha256(row.public_key),
+            "was_there": was_there,
+            "approvals": approved,
+        },
         told=f"the key {key_id} is destroyed" if was_there else f"nothing of the key {key_id} was left in its token",
     )
 

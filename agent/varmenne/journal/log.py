@@ -7,16 +7,17 @@ that is the last thing that a transaction does before it ends, so nobody waits l
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
 import sqlalchemy as sa
 
 from varmenne.domain import merkle
-from varmenne.domain.audit import AuditRecord, about, fingerprint, of_event, row_document
+from varmenne.domain.audit import AuditRecord, about, canonical, fingerprint, of_event, row_document
 from varmenne.domain.enrollment import Enrollment, Event
 from varmenne.domain.keys import KeyId, new_key_id
+from varmenne.domain.steps import State
 from varmenne.journal import meta, schema
 from varmenne.journal.database import Database
 from varmenne.journal.owner import this_host, this_person
@@ -96,9 +97,7 @@ def append_answer(
     append(connection, about(row, at=now, actor=this_person(), host=this_host(), act="answer", detail=detail))
 
 
-def append_probe(
-    connection: sa.Connection, now: datetime, found: Mapping[str, object], row: Enrollment | None
-) -> None:
+def append_probe(connection: sa.Connection, now: datetime, found: Mapping[str, object], row: Enrollment | None) -> None:
     """Append the record of a custody probe: of a token, or of an enrollment's live key."""
     who = {"at": now, "actor": this_person(), "host": this_host()}
     facts = {**who, "act": "probe", "outcome": "done" if found["fit"] else "failed", "detail": dict(found)}
@@ -187,6 +186,18 @@ class Log:
         with self._database.reading() as connection:
             bodies = tuple(row.body for row in connection.execute(query))
         return tuple(body for body in bodies if json.loads(body)["act"] == act)
+
+    def acts_on_keys(self, act: str, states: Collection[State]) -> tuple[bytes, ...]:
+        """Return the records of acts of one kind on keys whose enrollments are in some states now, oldest first."""
+        log, enrollment = schema.log, schema.enrollment
+        beginning = canonical({"act": act})[:-1] + b","  # The first of a record's names, in their order.
+        query = (
+            sa.select(log.c.body)
+            .join(enrollment, enrollment.c.id == log.c.enrollment_id)
+            .where(enrollment.c.state.in_(sorted(states)), sa.func.substr(log.c.body, 1, len(beginning)) == beginning)
+        )
+        with self._database.reading() as connection:
+            return tuple(connection.execute(query.order_by(log.c.seq)).scalars())
 
     def root(self, size: int) -> bytes:
         """Return the root that the tree had at a size.

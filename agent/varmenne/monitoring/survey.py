@@ -16,7 +16,8 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from varmenne.clock import Clock
-from varmenne.domain.concerns import Reason
+from varmenne.domain import approvals
+from varmenne.domain.concerns import Concern, Reason
 from varmenne.domain.hooks import HookOutcome
 from varmenne.domain.outlook import WATCHED, Outlook, Prospect, outlook, overdue
 from varmenne.errors import VarmenneError
@@ -88,7 +89,7 @@ class SurveyCollector(Collector):
         environment = settings.environment
         every = journal.every(states=WATCHED, documents=False)
         rows = tuple(row for row in every if row.environment is environment)
-        found = outlook(rows, now, settings.renewal.plan)
+        found = outlook(rows, now, settings.renewal.plan).plus(_approvals(journal, settings, now))
         yield from _certificates(found)
         given_up = sum(run.outcome is HookOutcome.FAILED for run in journal.hooks.in_trouble())
         yield from _attention(found, environment, given_up)
@@ -111,6 +112,13 @@ class SurveyCollector(Collector):
             ("outcome",),
             (((outcome,), number) for outcome, number in journal.hooks.counts().items()),
         )
+
+
+def _approvals(journal: Journal, settings: Settings, now: datetime) -> Iterator[Concern]:
+    """Yield what waits for somebody's approval."""
+    keys = journal.log.acts_on_keys(approvals.ACT, approvals.DESTROYABLE)
+    policies, days = journal.log.acts(approvals.ACT), settings.renewal.destroy_after_days
+    return approvals.awaited(keys, policies, settings.environment, days, now)
 
 
 def _family(
