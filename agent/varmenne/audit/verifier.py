@@ -129,9 +129,12 @@ def json_object(text: str) -> dict[str, Any]:
 def canonical_object(text: str) -> dict[str, Any]:
     """Read a JSON object that is written in the one canonical way (RFC 8785, without fractions)."""
     value = json_object(text)
-    if _JSON.encode(value) != text:
-        raise Refused("its JSON is not written in the one canonical way")
-    return value
+    try:
+        if _JSON.encode(value) == text:
+            return value
+    except RecursionError:
+        pass
+    raise Refused("its JSON is not written in the one canonical way")
 
 
 # --- The hash tree (RFC 9162, 2.1). -----------------------------------------------------------------------------------
@@ -710,11 +713,19 @@ class Evidence(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """Whom an auditor trusts: keys of the log, a policy, and checkpoints kept from before."""
+    """Whom and what an auditor trusts.
+
+    Attributes:
+        keys: keys of the log.
+        policy: keys of logs and witnesses, and how many of these must have signed.
+        anchors: checkpoints kept from before.
+        restores: the indexes of restores that are known to have taken records away.
+    """
 
     keys: tuple[Key, ...] = ()
     policy: Policy | None = None
     anchors: tuple[Named, ...] = ()
+    restores: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -743,6 +754,7 @@ class Report:
     rows: int = 0
     passports: int = 0
     errors: int = 0
+    first_bad_record: int | None = None
     findings: list[Finding] = field(default_factory=list)
 
     @property
@@ -750,14 +762,11 @@ class Report:
         """Whether all is proven."""
         return not self.errors
 
-    @property
-    def first_bad_record(self) -> int | None:
-        """The index of the first record that is wrong by itself or does not follow from those before."""
-        return min((found.index for found in self.findings if found.index is not None), default=None)
-
     def error(self, where: str, what: str, index: int | None = None) -> None:
         """Note what is not proven."""
         self.errors += 1
+        if self.first_bad_record is None:
+            self.first_bad_record = index
         if self.errors <= MAX_FINDINGS:
             self.findings.append(Finding("error", where, what, index))
 
@@ -780,6 +789,8 @@ class _Verification:
         self.keys = [*trust.keys, *(trust.policy.logs if trust.policy else ())]
         self.notes: Iterator[tuple[str, Checkpoint]] = iter(())
         self.passports: list[Named] = []
+        self.lost: dict[str, tuple[int, str]] = {}  # Name before a restore → largest size signed under it, and where.
+        self.unborn: set[Key] = set()
 
     def run(self) -> Report:
         """Verify one part after the other; what cannot be read ends a part, and the others go on."""
@@ -836,6 +847,7 @@ class _Verification:
         while note is not None:
             self._beyond(*note)
             note = next(self.notes, None)
+        self._restores()
         self._tail()
 
     def _parsed(self, notes: Iterable[Named]) -> Iterator[tuple[str, Checkpoint]]:
@@ -865,7 +877,7 @@ class _Verification:
         if size < self.tree.size:
             raise Refused(f"the checkpoints are not in order of their sizes: this one is of {size}")
         if checkpoint.origin in walk.former:
-            self._lost(where, checkpoint)
+            self.lost[checkpoint.origin] = (size, where)
             return
         if checkpoint.root != self.tree.root():
             which = f"of its records {self.report.signed} to {size - 1}, one or more were changed, added or taken away"
@@ -874,7 +886,8 @@ class _Verification:
             raise Refused(f"the log is not the one that was signed: {which}")
         if walk.origin not in {None, checkpoint.origin}:
             raise Refused(f"the log was {walk.origin}, and is {checkpoint.origin} without a record of a restore")
-        if key.material not in walk.log_keys and size:
+        if size and key.material not in walk.log_keys and key not in self.unborn:
+            self.unborn.add(key)
             self.report.notice(where, f"no record before it tells of the birth of the key that signed it, {key.vkey}")
         walk.origin, self.report.signed = checkpoint.origin, size
         self.report.checkpoints += 1
@@ -889,19 +902,20 @@ class _Verification:
             self.report.error(where, str(exc))
             return
         if checkpoint.origin in self.walk.former:
-            self._lost(where, checkpoint)
+            self.lost[checkpoint.origin] = (checkpoint.size, where)
         else:
             count = self.tree.size
             self.report.error(where, f"it is of {checkpoint.size} records, and there are {count}: the end is missing")
 
-    def _lost(self, where: str, checkpoint: Checkpoint) -> None:
-        """Tell of records that a restore took away, which is recorded."""
-        index = self.walk.former[checkpoint.origin]
-        self.report.notice(
-            where,
-            f"a restore, record {index}, took away the records from {index} to {checkpoint.size - 1} of the log "
-            f"as it was: ask who restored it, and why",
-        )
+    def _restores(self) -> None:
+        """Tell of records that a restore took away. It must be signed, and somebody must know of it from elsewhere."""
+        for origin, (size, where) in self.lost.items():
+            index = self.walk.former[origin]
+            what = f"the records {index} to {size - 1} of {origin} are gone: a restore, record {index}, took them away"
+            if index in self.trust.restores and self.report.signed > index:
+                self.report.notice(where, what)
+            else:
+                self.report.error(where, f"{what}; ask who restored what, and why, before you accept it (--restore)")
 
     def _tail(self) -> None:
         """Tell how much of the log is not signed or not witnessed."""
@@ -1059,6 +1073,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--key", action="append", default=[], metavar="VKEY", help="a key of the log that you trust")
     parser.add_argument("--policy", type=Path, help="logs and witnesses that you trust, as C2SP tlog-policy")
     parser.add_argument("--anchor", action="append", default=[], type=Path, help="a checkpoint that you kept")
+    parser.add_argument(
+        "--restore", action="append", default=[], type=int, metavar="INDEX", help="a restore you know of"
+    )
     parser.add_argument("--proof", type=Path, help="verify one record: its .tlog-proof")
     parser.add_argument("--passport", type=Path, help="verify a passport: its .dsse.json")
     parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
@@ -1068,15 +1085,14 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         policy = parse_policy(given.policy.read_bytes()) if given.policy else None
         anchors = tuple((str(path), path.read_bytes()) for path in given.anchor)
-        trust = Trust(tuple(map(parse_vkey, given.key)), policy, anchors)
+        trust = Trust(tuple(map(parse_vkey, given.key)), policy, anchors, frozenset(given.restore))
         report = _one(given, trust) if given.proof else _bundle(given.file, trust)
     except OSError as exc:
         parser.error(f"{exc.filename}: {exc.strerror}")
     except Refused as exc:
         report = Report()
         report.error(str(given.proof or given.file), str(exc))
-    verdict = {"ok": report.ok, "first_bad_record": report.first_bad_record, **asdict(report)}
-    print(json.dumps(verdict, indent=2) if given.json else told(report))
+    print(json.dumps({"ok": report.ok, **asdict(report)}, indent=2) if given.json else told(report))
     return 0 if report.ok else 1
 
 
