@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -198,7 +199,7 @@ def test_an_older_copy_is_not_signed(stage: Stage, tmp_path: Path) -> None:
 
 
 def test_a_restore_goes_on_under_a_new_name(stage: Stage, tmp_path: Path) -> None:
-    """What the restore lost is told; what comes after is signed under a new name, and all is verified."""
+    """What the restore lost is an error until somebody knows of it; what comes after is signed under a new name."""
     enrolled(stage)
     assert stage.run("journal", "backup", str(tmp_path / "backup.sqlite")).code == 0
     assert stage.run("rehearse", stage.rows()[0].id).code == 0
@@ -210,8 +211,12 @@ def test_a_restore_goes_on_under_a_new_name(stage: Stage, tmp_path: Path) -> Non
         assert len(set(origins)) == 2
         assert len(vkeys(parts)) == 2
     report = verified(stage)
-    assert any("restore" in found.what for found in report.findings), report
-    assert report.ok, report
+    (lost,) = [found for found in report.findings if "took them away" in found.what]
+    assert (lost.severity, report.ok) == ("error", False), report
+    index = re.search(r"a restore, record ([0-9]+),", lost.what)
+    assert index is not None
+    assert stage.run("audit", "verify").code == EvidenceError.exit_code
+    assert stage.run("audit", "verify", "--restore", index[1]).code == 0
 
 
 def test_the_command_line(stage: Stage, tmp_path: Path) -> None:

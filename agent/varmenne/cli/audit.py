@@ -39,6 +39,14 @@ def trust_options(command: F) -> F:
     """Add the options that say whom an auditor trusts."""
     for option in (
         click.option(
+            "--restore",
+            "restores",
+            metavar="INDEX",
+            type=click.IntRange(min=0),
+            multiple=True,
+            help="The record of a restore that you know of, and that it took records away.",
+        ),
+        click.option(
             "--anchor",
             "anchors",
             type=NOTE_FILE,
@@ -65,7 +73,14 @@ def trust_options(command: F) -> F:
 @common_options
 @click.pass_obj
 def verify(
-    app: App, *, bundle: Path | None, vault: bool, keys: tuple[str, ...], policy: Path | None, anchors: tuple[Path, ...]
+    app: App,
+    *,
+    bundle: Path | None,
+    vault: bool,
+    keys: tuple[str, ...],
+    policy: Path | None,
+    anchors: tuple[Path, ...],
+    restores: tuple[int, ...],
 ) -> None:
     """Verify log, rows, checkpoints and witnesses, and name the first record that is wrong.
 
@@ -75,7 +90,7 @@ def verify(
     from varmenne.enrollment.evidence.live import LiveEvidence
     from varmenne.errors import EvidenceError, InputError
 
-    trust = _trust(keys, policy, anchors)
+    trust = _trust(keys, policy, anchors, restores)
     if bundle is None:
         with app.parts(app.settings(), notice=False) as parts:
             report = verifier.verify(LiveEvidence(parts, vault=vault), trust)
@@ -177,7 +192,7 @@ def key(app: App) -> None:
     app.emit(list(found), "\n".join(found))
 
 
-def _trust(keys: tuple[str, ...], policy: Path | None, anchors: tuple[Path, ...]) -> Trust:
+def _trust(keys: tuple[str, ...], policy: Path | None, anchors: tuple[Path, ...], restores: tuple[int, ...]) -> Trust:
     """Read whom an auditor trusts.
 
     Raises:
@@ -191,6 +206,7 @@ def _trust(keys: tuple[str, ...], policy: Path | None, anchors: tuple[Path, ...]
             keys=parsed(keys),
             policy=None if policy is None else verifier.parse_policy(policy.read_bytes()),
             anchors=tuple((str(path), path.read_bytes()) for path in anchors),
+            restores=frozenset(restores),
         )
     except verifier.Refused as exc:
         raise InputError("What you trust cannot be read", why=str(exc)) from exc
