@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import importlib
 import io
 import json
-import os
-import subprocess
 import sys
 import tracemalloc
 import zipfile
@@ -17,10 +14,13 @@ from pathlib import Path
 
 import pytest
 
+from harness.auditor import Auditor, auditor
 from harness.evidence import AT, Story, rezipped, told
 from varmenne.audit import note, verifier
 from varmenne.audit.bundle import NoteFile, write_bundle
 from varmenne.audit.verifier import Bundle, Refused, Trust
+
+__all__ = ["auditor"]
 
 
 @pytest.fixture(scope="module")
@@ -223,42 +223,7 @@ def test_memory_does_not_grow_with_the_records(tmp_path: Path) -> None:
 # --- As an auditor runs it. -------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def auditor(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """A machine without varmenne: a bare environment with ``cryptography`` alone, the one file, and no network."""
-    folder = tmp_path_factory.mktemp("auditor")
-    subprocess.run([sys.executable, "-I", "-m", "venv", "--without-pip", folder / "venv"], check=True, timeout=120)
-    (packages,) = (folder / "venv" / "lib").glob("python*/site-packages")
-    for name in ("cryptography", "cffi", "_cffi_backend"):
-        place = Path(str(importlib.import_module(name).__file__))
-        place = place.parent if place.name == "__init__.py" else place
-        (packages / place.name).symlink_to(place)
-    program = folder / "verifier.py"
-    program.write_bytes(Path(verifier.__file__).read_bytes())
-    python = folder / "venv" / "bin" / "python"
-    alone = ["unshare", "--net"] if os.geteuid() == 0 else ["unshare", "--user", "--net"]
-    if subprocess.run([*alone, "true"], check=False, capture_output=True).returncode:
-        alone = []
-
-    def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*alone, python, "-I", program, *arguments],
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd=folder,
-            env={},
-            timeout=60,
-        )
-
-    missing = subprocess.run([python, "-I", "-c", "import varmenne"], check=False, capture_output=True, timeout=60)
-    assert b"No module named 'varmenne'" in missing.stderr
-    return run
-
-
-def test_an_auditor_verifies_a_bundle_elsewhere(
-    auditor: Callable[..., subprocess.CompletedProcess[str]], story: Story, tmp_path: Path
-) -> None:
+def test_an_auditor_verifies_a_bundle_elsewhere(auditor: Auditor, story: Story, tmp_path: Path) -> None:
     """Exit code 0 with what was proven, 1 with what was not and the first bad record, 2 for wrong usage."""
     good, bad, anchor, policy = (tmp_path / name for name in ("good.zip", "bad.zip", "kept.note", "policy"))
     good.write_bytes(story.bundle())
@@ -282,9 +247,7 @@ def test_an_auditor_verifies_a_bundle_elsewhere(
     assert done.stdout.splitlines()[-1] == "NOT PROVEN; the first bad record is 10"
 
 
-def test_an_auditor_verifies_a_record_and_a_passport_elsewhere(
-    auditor: Callable[..., subprocess.CompletedProcess[str]], story: Story, tmp_path: Path
-) -> None:
+def test_an_auditor_verifies_a_record_and_a_passport_elsewhere(auditor: Auditor, story: Story, tmp_path: Path) -> None:
     """With two small files and the log's key."""
     proof, record, passport, passport_proof = (tmp_path / name for name in ("a", "b", "c", "d"))
     proof.write_bytes(story.proof(3, story.checkpoints[0]))
@@ -314,18 +277,14 @@ def test_an_auditor_verifies_a_record_and_a_passport_elsewhere(
         ["--proof", "missing", "missing"],
     ],
 )
-def test_wrong_usage_is_told_apart(
-    arguments: list[str], auditor: Callable[..., subprocess.CompletedProcess[str]]
-) -> None:
+def test_wrong_usage_is_told_apart(arguments: list[str], auditor: Auditor) -> None:
     """Exit code 2 and a sentence, so that a script cannot take it for a verdict."""
     done = auditor(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert "Traceback" not in done.stderr
 
 
-def test_a_file_that_is_no_bundle_or_key_is_a_verdict(
-    auditor: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
-) -> None:
+def test_a_file_that_is_no_bundle_or_key_is_a_verdict(auditor: Auditor, tmp_path: Path) -> None:
     """What was given proves nothing."""
     (tmp_path / "x").write_text("x")
     for arguments in (

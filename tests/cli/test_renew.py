@@ -185,7 +185,14 @@ def test_rehearse_says_what_would_fail(stage: Stage) -> None:
     row = aged(stage)
     fine = stage.run("rehearse", "--json")
     assert (fine.code, [(one["id"], one["ok"]) for one in fine.json]) == (0, [(row.id, True)])
-    assert set(fine.json[0]["checks"]) == {"token", "request", "trust anchors", "service", "vault"}
+    assert set(fine.json[0]["checks"]) == {
+        "token",
+        "live key",
+        "request",
+        "trust anchors",
+        "service",
+        "vault",
+    }
     stage.configure(service={"endpoint": "https://127.0.0.1:9/"})
     lost = stage.run("rehearse", row.id)
     assert (lost.code, lost.out) == (stage.run("doctor").code, f"{row.id}  FAILED\n")
