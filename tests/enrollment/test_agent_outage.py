@@ -22,7 +22,7 @@ from varmenne.domain.steps import State
 from varmenne.enrollment.agent import Agent
 from varmenne.enrollment.engine import Engine
 from varmenne.enrollment.parts import Parts
-from varmenne.errors import ConfigError, JournalError, TokenError
+from varmenne.errors import ConfigError, JournalError, TokenError, VaultError
 from varmenne.journal import Journal
 from varmenne.settings import Settings
 from varmenne.token import Token
@@ -136,12 +136,13 @@ def test_errors_are_kept_for_a_command_only(years: Years) -> None:
     years.pass_by(8 * DAY)
     with years.agent(vault={"address": "http://127.0.0.1:9"}) as agent:
         agent.once()
-        (error,) = agent.tally.errors
+        error, unsigned = agent.tally.errors
         assert (error.__traceback__, error.__cause__, error.__context__) == (None, None, None)
+        assert isinstance(unsigned, VaultError)
         years.pass_by(8 * DAY)
         with running(agent):
             until(agent, lambda: agent.tally.carried == 2 and all(worker.free for worker in agent._workers))
-        assert agent.tally.errors == [error]
+        assert agent.tally.errors == [error, unsigned]
 
 
 def test_a_token_that_is_away_is_not_taken_for_the_journal(

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import sqlalchemy as sa
 from harness.stage import CUSTOMER, Stage
 from varmenne.audit import verifier
 from varmenne.domain import merkle
-from varmenne.enrollment.evidence.checkpoints import checkpoint
+from varmenne.enrollment.evidence.checkpoints import checkpoint, log_signer
 from varmenne.enrollment.evidence.live import LiveEvidence, vkeys
 from varmenne.enrollment.parts import Parts
 from varmenne.errors import EvidenceError, InputError, VaultDenied, VaultError
@@ -303,3 +304,25 @@ def test_a_witness(stage: Stage, tmp_path: Path) -> None:
     refused = stage.run(*cosign, given=stage.run("audit", "witness", "request", "--old", str(seen)).out.encode())
     assert (refused.code, "not signed" in refused.err) == (EvidenceError.exit_code, True), refused.err
     assert stage.run("audit", "verify", "--policy", str(policy)).code == EvidenceError.exit_code
+
+
+def test_the_log_has_one_key(stage: Stage) -> None:
+    """Several that need it first at the same moment make one key, and record its birth once."""
+    signers: list[bytes] = []
+
+    def sign() -> None:
+        with Parts(stage.settings) as parts:
+            parts.journal.log.record("test", parts.now)
+            signers.append(log_signer(parts).public_key)
+
+    threads = [threading.Thread(target=sign) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(signers) == 4
+    assert len(set(signers)) == 1
+    with stage.token_client() as token:
+        assert len(token.keys()) == 1
+    with Parts(stage.settings) as parts:
+        assert len(vkeys(parts)) == len(parts.journal.log.acts("log_key")) == 1

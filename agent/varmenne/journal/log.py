@@ -6,6 +6,7 @@ that is the last thing that a transaction does before it ends, so nobody waits l
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -104,9 +105,9 @@ def append_probe(connection: sa.Connection, now: datetime, found: Mapping[str, o
     append(connection, AuditRecord(**facts) if row is None else about(row, **facts))  # type: ignore[arg-type]
 
 
-def append_restore(connection: sa.Connection, now: datetime, before: str) -> None:
-    """Append the record of a restore, by which the log got a new name."""
-    detail = {"origin": before}
+def append_restore(connection: sa.Connection, now: datetime, before: str, size: int) -> None:
+    """Append the record of a restore, by which the log got a new name, of what its name and size were before."""
+    detail = {"origin": before, "size": size}
     append(connection, AuditRecord(at=now, actor=this_person(), host=this_host(), act="restore", detail=detail))
 
 
@@ -235,9 +236,16 @@ class Log:
         Args:
             token: hash of the token's identity.
         """
-        name = f"{_KEY}{token}"
         with self._database.transaction() as connection:
-            return KeyId(bytes.fromhex(meta.keep(connection, name, new_key_id().hex())))
+            return KeyId(bytes.fromhex(meta.keep(connection, f"{_KEY}{token}", new_key_id().hex())))
+
+    @contextlib.contextmanager
+    def making_key(self, token: str) -> Iterator[None]:
+        """Keep all others from making the log's key in a token for the block, lest there be two."""
+        table = schema.meta
+        with self._database.transaction() as connection:  # In SQLite, this alone keeps them away.
+            connection.execute(sa.select(table.c.value).where(table.c.name == f"{_KEY}{token}").with_for_update())
+            yield
 
     def tell_key(self, token: str, name: str, record: AuditRecord) -> None:
         """Append the record of a log key's birth, unless it was told under this name of the log before."""

@@ -19,7 +19,7 @@ from varmenne.domain.steps import KNOWN_ANSWER, Method, State
 from varmenne.errors import JournalError, OutcomeUncertain
 from varmenne.journal import meta, schema
 from varmenne.journal.database import Database
-from varmenne.journal.log import append_restore, origin
+from varmenne.journal.log import append_restore, kept, origin
 from varmenne.journal.owner import this_process
 from varmenne.journal.rows import get_row, write_event
 from varmenne.journal.sent import Mark, SentRecord
@@ -182,7 +182,7 @@ def reconcile(database: Database, record: SentRecord, now: datetime) -> tuple[li
     known = record.mark()
     with database.transaction() as connection:
         connection.execute(sa.select(schema.meta).with_for_update())  # One host at a time.
-        come = read_mark(connection)
+        come, size = read_mark(connection), kept(connection).size
         found, missing = ([], 0) if known is None else _unknown(connection, record)
         is_complete = known is not None and known.sent - come.sent <= missing
         if not is_complete:
@@ -194,7 +194,7 @@ def reconcile(database: Database, record: SentRecord, now: datetime) -> tuple[li
         mark = Mark(secrets.token_hex(8), max(come.sent, 0 if known is None else known.sent))
         before = origin(connection)
         begin_epoch(connection, mark)
-        append_restore(connection, now, before)
+        append_restore(connection, now, before, size)
     with database.translated():
         record.note(mark)
     return [Doubt(EnrollmentId(row["id"]), row["was"]) for row in reversed(uncertain)], is_complete

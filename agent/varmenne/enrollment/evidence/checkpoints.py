@@ -70,7 +70,10 @@ def log_signer(parts: Parts) -> LogSigner:
     """
     log, token = parts.journal.log, parts.token.identity().digest
     key_id = log.key_of(token)
-    key = parts.token.make_log_key(key_id, f"{LABEL}{key_id.hex()[:8]}")
+    key = parts.token.find_log_key(key_id)
+    if key is None:
+        with log.making_key(token):
+            key = parts.token.make_log_key(key_id, f"{LABEL}{key_id.hex()[:8]}")
     origin = log.head().origin
     log.tell_key(
         token,
