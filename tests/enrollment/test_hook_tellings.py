@@ -15,7 +15,7 @@ from varmenne.clock import system_clock
 from varmenne.domain.hooks import HookEvent, HookOutcome, HookRun
 from varmenne.domain.steps import State
 from varmenne.enrollment.hooks import queue, run_due
-from varmenne.enrollment.standing import order_days
+from varmenne.enrollment.standing import order_day, order_days
 from varmenne.errors import ConfigError, HookFailed, InputError
 
 
@@ -56,6 +56,7 @@ def test_the_day_to_order_is_that_of_the_status(stage: Stage) -> None:
     assert [row.state for row in years.rows()] == [State.ACTIVE, *[State.REJECTED] * 3]
     with years.parts() as parts:
         shown = order_days(parts)[first.id]
+        assert order_day(parts, parts.journal.get(first.id)) == shown, "a page shows the same"
         queue(parts, years.get(first), HookEvent.FAILED, AWAY)
         run_due(parts)
     assert (stage.folder / "order-by").read_text("utf-8") == f"{shown:%Y-%m-%dT%H:%M:%SZ}\n"

@@ -193,21 +193,22 @@ def list_(app: App, *, state: tuple[str, ...], customer_id: str | None, limit: i
     """
     states = frozenset(map(State, state)) or None
     start = "" if after is None else enrollment_id(after)
-    from varmenne.enrollment.standing import order_days
+    from varmenne.enrollment.standing import order_day, order_days
 
     with app.parts(app.settings()) as parts:
-        days = order_days(parts)
 
-        def line(row: Enrollment) -> dict[str, object]:
-            return {**summary(row), "order_by": _time(days.get(row.id))}
+        def line(row: Enrollment, order_by: datetime | None) -> dict[str, object]:
+            return {**summary(row), "order_by": _time(order_by)}
 
         if limit is None:
+            days = order_days(parts)
             found = parts.journal.every(states=states, customer=customer_id, after=start, documents=False)
             # Only what is shown is kept of each: there may be many, and each holds a certificate and its chain.
-            rows = [data for _at, data in sorted(((row.created_at, line(row)) for row in found), key=lambda r: r[0])]
+            told = ((row.created_at, line(row, days.get(row.id))) for row in found)
+            rows = [data for _at, data in sorted(told, key=lambda pair: pair[0])]
         else:
             page = parts.journal.list(states=states, customer=customer_id, after=start, limit=limit, documents=False)
-            rows = [line(row) for row in page]
+            rows = [line(row, order_day(parts, row)) for row in page]
     if not rows and not app.json:
         app.say("There are no enrollments." if states is None and customer_id is None else "None matches.")
         return

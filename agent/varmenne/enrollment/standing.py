@@ -10,7 +10,8 @@ from varmenne.domain.concerns import Concern, Reason
 from varmenne.domain.enrollment import Enrollment
 from varmenne.domain.hooks import HookOutcome
 from varmenne.domain.identifiers import EnrollmentId
-from varmenne.domain.outlook import WATCHED, Outlook, outlook
+from varmenne.domain.outlook import WATCHED, Outlook, outlook, prospect
+from varmenne.domain.steps import State
 from varmenne.enrollment.evidence import approvals
 from varmenne.errors import VarmenneError
 from varmenne.service.trust_check import ANCHORS, END_WARNING
@@ -41,6 +42,18 @@ def order_days(parts: Parts) -> dict[EnrollmentId, datetime]:
     """
     found = outlook(_watched(parts), parts.now, parts.settings.renewal.plan)
     return {one.row.id: one.order_by for one in found.prospects if one.order_by is not None}
+
+
+def order_day(parts: Parts, row: Enrollment) -> datetime | None:
+    """Return the same for one enrollment; ``None`` if it is not in use. A page of many need not read them all.
+
+    Raises:
+        JournalError: the journal cannot be read.
+    """
+    if row.state is not State.ACTIVE:
+        return None
+    begun = (one for one in parts.journal.renewals(row.id) if one.state in WATCHED)
+    return prospect(row, begun, parts.settings.renewal.plan).order_by
 
 
 def _watched(parts: Parts) -> Iterator[Enrollment]:
