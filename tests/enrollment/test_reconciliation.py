@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -419,6 +420,13 @@ def test_work_meanwhile_is_no_difference(case: Case) -> None:
         said = list(differences(parts, Meddler(work)))
     assert rows
     assert [one for one in said if one.enrollment in {case.row.id, rows[0].id}] == []
+
+
+def test_the_documentation_has_every_kind() -> None:
+    """The table in the documentation has each kind, and says rightly whether it matters."""
+    text = (Path(__file__).parents[2] / "docs" / "audit-custody.md").read_text(encoding="utf-8")
+    told = dict(re.findall(r"^\| `([a-z-]+)` \| [^|]+ \| [^|]+ \| (yes|no) \|$", text, re.MULTILINE))
+    assert told == {kind.value: "yes" if kind.matters else "no" for kind in Kind}
 
 
 def test_every_kind_says_what_to_do() -> None:
