@@ -25,7 +25,8 @@
     ├── ChecksFailed                `doctor` found something that does not work        15
     ├── HookFailed                  a hook of yours failed; it is run again            17
     ├── PersonNeeded                a person, or another one, must do something        18
-    └── EvidenceError               the audit log is not as it was signed              19
+    ├── EvidenceError               the audit log is not as it was signed              19
+    └── FeedFailed                  a receiver did not take audit records              20
 
 Families are grouped by who must act. Each error carries three sentences for people: what happened, why (where it is
 known) and what to do next; facts that programs need travel as ``facts``, and never include a PIN, a one-time password
@@ -224,6 +225,13 @@ class EvidenceError(VarmenneError):
 
     exit_code = 19
     meaning = "the audit log, or what proves it, is not as it was signed"
+
+
+class FeedFailed(VarmenneError, Transient):
+    """A receiver may not have taken the audit records that it was sent. They are sent again."""
+
+    exit_code = 20
+    meaning = "`audit feed`: the receiver may not have taken the records; they are sent again"
 
 
 def family(cls: type[VarmenneError] = VarmenneError) -> list[type[VarmenneError]]:

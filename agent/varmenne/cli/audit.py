@@ -87,13 +87,13 @@ def verify(
     Nothing is changed, and the token is not needed. The exit code is 19 if anything is not proven.
     """
     from varmenne.audit import verifier
-    from varmenne.enrollment.evidence.live import LiveEvidence
+    from varmenne.enrollment.evidence.live import proven
     from varmenne.errors import EvidenceError, InputError
 
     trust = _trust(keys, policy, anchors, restores)
     if bundle is None:
         with app.parts(app.settings(), notice=False) as parts:
-            report = verifier.verify(LiveEvidence(parts, vault=vault), trust)
+            report = proven(parts, trust, vault=vault)
     else:
         with bundle.open("rb") as file:
             try:
@@ -224,5 +224,7 @@ def _tell(app: App, report: Report) -> None:
 
 audit.add_command(audit_custody.probe)
 audit.add_command(audit_custody.reconcile)
+audit.add_command(audit_custody.passport)
 audit.add_command(audit_report.report)
 audit.add_command(audit_roles.approve)
+audit.add_command(audit_roles.feed)
