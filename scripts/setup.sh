@@ -22,6 +22,7 @@ varmenne_package_table() {
     cat <<'TABLE'
 ca-certificates          run   the public certificate authorities, for pip
 softhsm2                 run   a PKCS#11 token in software, for the demo and the tests
+chromium                 test  opens the audit report as people do, and prints it
 curl                     test  a stranger's SOAP client
 dbus-daemon              test  the bus between a software TPM's parts
 gcc                      test  builds small PKCS#11 modules that misbehave
