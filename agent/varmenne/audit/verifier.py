@@ -553,7 +553,7 @@ _MEMBER = rf'"[a-z0-9_]+":(?:"{_TEXT}"|null|true|false|0|-?[1-9][0-9]{{0,14}})'
 FIELDS = {
     # Name → what its value looks like, in JSON. Names stand in this order, without spaces between; no other form is
     # accepted, so nothing is there twice, and there are no two ways to write one record. What is in ( ) is used below.
-    "act": f'"({_WORD})"',
+    "act": '"([a-z][a-z0-9_ -]*)"',
     "actor": f'"{_TEXT}"',
     "at": r'"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z)"',
     "certificate": f'null|"({_SHA256})"',
@@ -637,6 +637,7 @@ class Walk:
             self.latest = at
         elif self.latest - at > CLOCKS_DIFFER:
             wrong.append(f"the clock went back: its time {at} is before {self.latest}, that of an earlier record")
+            self.latest = at
         if record.enrollment is not None:
             self._live(record.enrollment, record, wrong)
         elif record.act == "restore":
