@@ -156,6 +156,9 @@ class KeysInToken:
         if row.token not in {None, self.here}:
             if there:
                 yield _of(row, Kind.ELSEWHERE, "its key is in this token, and by the journal in another")
+            elif not self._journal.shared and row.state not in KEY_GONE:
+                # A journal of several hosts has rows of other hosts' tokens.
+                yield _of(row, Kind.NO_KEY, f"it is {row.state}, and its key is in another token than this one")
         elif there and row.state is State.DESTROYED:
             yield _of(row, Kind.NOT_DESTROYED, "its key was destroyed, and is in the token")
         elif not there and row.state not in KEY_GONE:

@@ -82,12 +82,12 @@ enrollment = sa.Table(
         "claims", sa.Integer, nullable=False, server_default=sa.text("0"), comment="since the last sign of progress"
     ),
     sa.Column("generation", sa.Integer, nullable=False),
-    sa.Column("replaces", sa.Text),
+    sa.Column("replaces", sa.Text, index=True),
     sa.Column("transfer_hash", sa.Text),
     sa.Column("valid_until", UtcTime),
     sa.Column("key_id", sa.LargeBinary(16), nullable=False, unique=True),
     sa.Column("key_label", sa.Text, nullable=False),
-    sa.Column("token", sa.Text, index=True, comment="hash of the identity of the token that holds the key"),
+    sa.Column("token", sa.Text, comment="hash of the identity of the token that holds the key"),
     sa.Column("public_key", sa.LargeBinary),
     sa.Column("custody", sa.JSON(none_as_null=True)),
     sa.Column("csr", sa.Text),
@@ -108,6 +108,7 @@ enrollment = sa.Table(
     sa.UniqueConstraint("environment", "transfer_hash", name="uq_enrollment_transfer"),
     sa.Index("ix_enrollment_customer", "environment", "customer_id", "channel"),
     sa.Index("ix_enrollment_state", "state", "id"),
+    sa.Index("ix_enrollment_token", "token", "created_at"),
 )
 sa.Index(
     "ix_enrollment_due",

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from varmenne.audit import verifier
 from varmenne.audit.bundle import NoteFile, write_bundle
 from varmenne.domain.audit import moment, row_document
+from varmenne.enrollment.evidence.checkpoints import folder
 
 if TYPE_CHECKING:
-    from varmenne.audit.verifier import Named
+    from varmenne.audit.verifier import Named, Report, Trust
     from varmenne.enrollment.parts import Parts
 
 
@@ -89,6 +90,27 @@ class LiveEvidence:
         """Return the checkpoints in Vault, if it is to be asked."""
         found = sorted(self._parts.store.anchors.every(), key=lambda one: one.size) if self._vault else []
         return [NoteFile(one.origin, one.size, one.note) for one in found]
+
+
+def proven(parts: Parts, trust: Trust, *, vault: bool = True) -> Report:
+    """Verify what is here, as an auditor does it elsewhere, and that no checkpoint has vanished from Vault.
+
+    Args:
+        parts: the parts.
+        trust: whom to trust.
+        vault: whether Vault is asked.
+
+    Raises:
+        JournalError, VaultError: they cannot be read.
+    """
+    report = verifier.verify(LiveEvidence(parts, vault=vault), trust)
+    if vault:
+        there = {(one.origin, one.size) for one in parts.store.anchors.every()}
+        for one in parts.journal.log.checkpoints():
+            if one.anchored_at is not None and (folder(one.origin), one.size) not in there:
+                told = f"the checkpoint of {one.size} records was put there at {moment(one.anchored_at)}, and is gone"
+                report.error("Vault", told)
+    return report
 
 
 def vkeys(parts: Parts) -> tuple[str, ...]:

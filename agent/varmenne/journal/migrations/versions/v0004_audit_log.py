@@ -10,7 +10,10 @@ down_revision = "0003"
 
 
 def upgrade() -> None:
-    """Add the tables; they are filled by whoever migrates."""
+    """Add the tables, which are filled by whoever migrates, and indexes that large fleets miss."""
+    op.create_index("ix_enrollment_replaces", "enrollment", ["replaces"])
+    op.drop_index("ix_enrollment_token", "enrollment")
+    op.create_index("ix_enrollment_token", "enrollment", ["token", "created_at"])
     moment = sa.DateTime(timezone=True)
     op.create_table(
         "log",
