@@ -222,7 +222,7 @@ class LogFacts:
         origin: its name.
         size: number of records.
         root: hash of the tree over them, in hexadecimal.
-        vkeys: keys that sign its checkpoints, as C2SP writes them, the newest last.
+        vkeys: keys that sign its checkpoints, as C2SP writes them, those of its present name first.
         note: its newest checkpoint, a signed note; ``None`` if there is none.
         checkpoint_size: how many records that one covers.
         checkpoint_root: hash of the tree over those, in hexadecimal.

@@ -33,6 +33,7 @@ from varmenne.domain.keys import TokenIdentity
 from varmenne.domain.steps import State
 from varmenne.enrollment import facts
 from varmenne.enrollment.evidence.checkpoints import folder
+from varmenne.enrollment.evidence.live import vkeys
 from varmenne.enrollment.evidence.reconciliation import differences
 from varmenne.enrollment.preflight import probe_name
 from varmenne.enrollment.reconcile import Kind as Difference
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from varmenne.domain.outlook import Outlook
     from varmenne.enrollment.parts import Parts
     from varmenne.enrollment.progress import Progress
+    from varmenne.journal.log import Head
 
 TOLD = frozenset({"adopt", "approve", "acknowledge", "csr", "import", "order", "resolve", "restore", "supersede"})
 """Acts that are told in a key's time line although they need not change its state."""
@@ -64,14 +66,6 @@ class _Logged:
     last: int | None = None
     row: str | None = None
     adopted_at: datetime | None = None
-
-
-@dataclass(slots=True)
-class _Log:
-    """What one reading of the log has found: its keys, and each enrollment's acts."""
-
-    vkeys: list[str] = field(default_factory=list)
-    of: defaultdict[str, _Logged] = field(default_factory=lambda: defaultdict(_Logged))
 
 
 def gather(parts: Parts, progress: Progress | None) -> Inventory:
@@ -94,7 +88,7 @@ def gather(parts: Parts, progress: Progress | None) -> Inventory:
     found += [Finding(kind) for kind in UNSEEN] if progress is None else _compared(parts, progress)
     unseen = {one.kind for one in found}
     tokens = _tokens(parts, keys)
-    about = _log_facts(parts, log, head.origin, head.size, head.root)
+    about = _log_facts(parts, head)
     found += [*_token_gaps(tokens), *_log_gaps(about)]
     return Inventory(
         made_at=parts.now,
@@ -109,16 +103,14 @@ def gather(parts: Parts, progress: Progress | None) -> Inventory:
     )
 
 
-def _read_log(records: Iterable[tuple[int, bytes]]) -> _Log:
-    """Read the whole log once, and keep of it what time lines tell."""
-    log = _Log()
+def _read_log(records: Iterable[tuple[int, bytes]]) -> dict[str, _Logged]:
+    """Read the whole log once, and keep of each enrollment what its time line tells."""
+    found: defaultdict[str, _Logged] = defaultdict(_Logged)
     for index, body in records:
         record = json.loads(body)
-        if record["act"] == "log_key" and (vkey := record["detail"].get("vkey")):
-            log.vkeys.append(vkey)
         if record["enrollment"] is None:
             continue
-        logged = log.of[record["enrollment"]]
+        logged = found[record["enrollment"]]
         logged.records += 1
         logged.last = index
         logged.row = record["row"] or logged.row
@@ -126,7 +118,7 @@ def _read_log(records: Iterable[tuple[int, bytes]]) -> _Log:
             logged.adopted_at = datetime.fromisoformat(record["at"])
         if record["source"] != record["target"] or record["act"] in TOLD or record["outcome"] == "failed":
             logged.timeline.append(_transition(index, record))
-    return log
+    return found
 
 
 def _transition(index: int, record: dict[str, Any]) -> Transition:
@@ -150,7 +142,7 @@ def _state(value: str | None) -> State | None:
 class _Rows:
     """Makes keys of the journal's rows. ``findings`` has what was noticed, once :meth:`keys` has ended."""
 
-    def __init__(self, parts: Parts, log: _Log, view: Outlook) -> None:
+    def __init__(self, parts: Parts, log: dict[str, _Logged], view: Outlook) -> None:
         self._parts = parts
         self._log = log
         self._prospects = {one.row.id: one for one in view.prospects}
@@ -169,7 +161,7 @@ class _Rows:
 
     def _key(self, row: Enrollment) -> Key:
         """Make the key of a row."""
-        logged = self._log.of.get(row.id)
+        logged = self._log.get(row.id)
         if logged is None:
             self.findings.append(_of(row, Difference.NO_RECORD, "the log has no record of it"))
             logged = _Logged()
@@ -334,9 +326,9 @@ def _token_gaps(tokens: tuple[TokenEntry, ...]) -> Iterator[Finding]:
             yield Finding(Kind.UNFIT, name, allowed, needs_person=True)
 
 
-def _log_facts(parts: Parts, log: _Log, origin: str, size: int, root: bytes) -> LogFacts:
+def _log_facts(parts: Parts, head: Head) -> LogFacts:
     """Return what is known of the log, with its newest checkpoint."""
-    told = LogFacts(origin=origin, size=size, root=root.hex(), vkeys=tuple(log.vkeys))
+    told = LogFacts(origin=head.origin, size=head.size, root=head.root.hex(), vkeys=vkeys(parts))
     latest = parts.journal.log.latest()
     if latest is None:
         return told
@@ -349,7 +341,7 @@ def _log_facts(parts: Parts, log: _Log, origin: str, size: int, root: bytes) -> 
         checkpoint_at=latest.at,
         anchored_at=latest.anchored_at,
         anchor_mount=vault.mount,
-        anchor_path=f"{vault.prefix}/{AUDIT}/{folder(origin)}/{latest.size:0{DIGITS}}",
+        anchor_path=f"{vault.prefix}/{AUDIT}/{folder(head.origin)}/{latest.size:0{DIGITS}}",
         cosignatures=latest.note.rpartition("\n\n")[2].count("\n") - 1,
     )
 
