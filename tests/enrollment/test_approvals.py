@@ -35,7 +35,7 @@ def written(by: str = "maija@office", at: datetime = NOW, **facts: Any) -> bytes
     actor, host = by.split("@")
     detail = facts.pop("detail", {"purpose": Purpose.KEY.value})
     defaults = {"act": domain.ACT, "enrollment": "20261124-00000001", "public_key": "ab", "environment": "test"}
-    return AuditRecord(at=at, actor=actor, host=host, detail=detail, **(defaults | facts)).encoded()  # type: ignore[arg-type]
+    return AuditRecord(at=at, actor=actor, host=host, detail=detail, **(defaults | facts)).encoded()
 
 
 BOTH = (written(), written("veikko@office"))
