@@ -9,6 +9,7 @@ import itertools
 import json
 import re
 import sqlite3
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from harness.renewals import self_made
 from harness.stage import Listener, Stage, order_for
 from harness.years import IN_THE_WINDOW, WAIT, Years
 from varmenne.clock import system_clock
-from varmenne.domain.audit import row_document
+from varmenne.domain.audit import canonical, row_document
 from varmenne.domain.enrollment import Enrollment
 from varmenne.domain.keys import new_key_id
 from varmenne.domain.steps import State
@@ -420,6 +421,32 @@ def test_work_meanwhile_is_no_difference(case: Case) -> None:
         said = list(differences(parts, Meddler(work)))
     assert rows
     assert [one for one in said if one.enrollment in {case.row.id, rows[0].id}] == []
+
+
+def test_memory_does_not_grow_with_the_log(stage: Stage) -> None:
+    """Ten times as many records of one enrollment are read in the same memory, a page at a time."""
+    row = make(stage).row
+
+    def peak(size: int) -> int:
+        """Return how much memory comparing takes at most, with a log of so many records."""
+        with stage.parts() as parts:
+            (*_before, (first, body)) = parts.journal.log.records()
+        probe = canonical(dict(json.loads(body), act="probe", source=None, target=None))
+        more = [(seq, row.id, probe) for seq in range(first + 1, size)]
+        with closing(sqlite3.connect(stage.state_dir / "journal.sqlite")) as database, database:
+            database.executemany("INSERT INTO log (seq, enrollment_id, body) VALUES (?, ?, ?)", more)
+            database.execute("UPDATE head SET size = ?, frontier = ?", [size, bytes(32 * size.bit_count())])
+        del more, body
+        with stage.parts() as parts:
+            parts.token.login()
+            tracemalloc.start()
+            list(differences(parts, Listener()))
+            found = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+        return found
+
+    peak(100)
+    assert peak(25_000) < peak(2_500) + 1_500_000
 
 
 def test_the_documentation_has_every_kind() -> None:
