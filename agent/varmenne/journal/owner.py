@@ -18,6 +18,9 @@ from pathlib import Path
 INITIAL_NAMESPACE = str(0xEFFFFFFC)
 """The PID namespace of a machine itself, not of a container (``PROC_PID_INIT_INO`` in Linux's ``proc_ns.h``)."""
 
+ON_BEHALF = "VARMENNE_ON_BEHALF_OF"
+"""Environment variable in which ``varmenne-as-agent`` names the person whose command a service runs."""
+
 _UNKNOWN = "unknown"
 _NOBODY_LOGGED_IN = 0xFFFFFFFF
 """What the kernel says then (``AUDIT_UID_UNSET`` in Linux's ``audit.h``)."""
@@ -58,17 +61,27 @@ def this_host() -> str:
     return socket.gethostname()
 
 
+def _login() -> int:
+    """Return the number of the account that logged in, as the kernel keeps it."""
+    try:
+        return int(Path("/proc/self/loginuid").read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return _NOBODY_LOGGED_IN
+
+
 @functools.cache
 def this_person() -> str:
     """Return the login name of who started this process: the kernel keeps it through `sudo` and `su`.
 
-    Where nobody logged in, such as in a service or a container, it is the account that the process runs under.
+    Where nobody logged in, it is the account that the process runs under; or, in a service of the machine itself, which
+    only root can begin, whoever is named in :data:`ON_BEHALF`. Somebody who logged in cannot take another's name so,
+    and in a container it is not looked at.
     """
-    try:
-        number = int(Path("/proc/self/loginuid").read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        number = _NOBODY_LOGGED_IN
+    number = _login()
     if number == _NOBODY_LOGGED_IN:
+        named = os.environ.get(ON_BEHALF, "")
+        if named and _namespace() == INITIAL_NAMESPACE:
+            return named
         number = os.getuid()
     try:
         return pwd.getpwuid(number).pw_name
