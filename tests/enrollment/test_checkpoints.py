@@ -19,7 +19,7 @@ from harness.stage import CUSTOMER, Stage
 from varmenne.audit import verifier
 from varmenne.domain import merkle
 from varmenne.enrollment.evidence.checkpoints import checkpoint, log_signer
-from varmenne.enrollment.evidence.live import LiveEvidence, vkeys
+from varmenne.enrollment.evidence.live import proven, vkeys
 from varmenne.enrollment.parts import Parts
 from varmenne.errors import EvidenceError, InputError, VaultDenied, VaultError
 from varmenne.journal import Journal, schema
@@ -35,7 +35,7 @@ def enrolled(stage: Stage) -> None:
 def verified(stage: Stage) -> verifier.Report:
     """Verify all that journal and Vault have."""
     with Parts(stage.settings) as parts:
-        return verifier.verify(LiveEvidence(parts), verifier.Trust())
+        return proven(parts, verifier.Trust())
 
 
 def test_an_enrollment_is_signed_and_anchored(stage: Stage) -> None:

@@ -196,3 +196,14 @@ def test_a_journal_that_cannot_be_written_is_told_as_such(journal: Journal) -> N
         connection.execute(sa.delete(schema.head))
     with pytest.raises(JournalError):
         journal.log.record("test", NOW)
+
+
+def test_a_snapshot_is_of_one_moment(journal: Journal, tmp_path: Path, database: JournalSettings) -> None:
+    """What is written while it is read is not in it: records and rows fit together."""
+    row = take_to(journal, add(journal), State.KEYED)
+    with Journal(tmp_path / "state", database) as other, journal.log.snapshot() as seen:
+        take_to(other, row, State.ACCEPTED)
+        add(other)
+        assert (seen.head.size, len(list(seen.records()))) == (2, 2)
+        assert list(seen.rows()) == [row_document(row)]
+        assert other.log.head().size == 5

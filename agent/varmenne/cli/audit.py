@@ -121,10 +121,15 @@ def export(app: App, *, out: Path, vault: bool) -> None:
     Make a checkpoint first, or what came after the last one is not proven by any signature.
     """
     from varmenne.cli.options import reserved
-    from varmenne.enrollment.evidence.live import LiveEvidence
+    from varmenne.enrollment.evidence.live import live
 
-    with app.parts(app.settings(), notice=False) as parts, reserved(out, 0o600), out.open("wb") as file:
-        size = LiveEvidence(parts, vault=vault).export(file)
+    with (
+        app.parts(app.settings(), notice=False) as parts,
+        live(parts, vault=vault) as evidence,
+        reserved(out, 0o600),
+        out.open("wb") as file,
+    ):
+        size = evidence.export(file)
     app.emit({"file": str(out), "size": size}, f"{out}: {size} records. To verify it: varmenne audit verifier")
 
 

@@ -54,9 +54,12 @@ class Database:
             yield connection
 
     @contextlib.contextmanager
-    def reading(self) -> Iterator[sa.Connection]:
-        """Run a read transaction, which takes no lock."""
-        with self.translated(), self.engine.connect().execution_options(read_only=True) as connection:
+    def reading(self, *, snapshot: bool = False) -> Iterator[sa.Connection]:
+        """Run a read transaction, which takes no lock; with ``snapshot``, all of it sees the same moment."""
+        options: dict[str, Any] = {"read_only": True}
+        if snapshot and self.path is None:  # In SQLite every transaction is one.
+            options["isolation_level"] = "REPEATABLE READ"
+        with self.translated(), self.engine.connect().execution_options(**options) as connection:
             yield connection
 
     @contextlib.contextmanager

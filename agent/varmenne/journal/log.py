@@ -137,6 +137,40 @@ def kept(connection: sa.Connection) -> merkle.Tree:
     return _tree(found.size, found.frontier)
 
 
+class Snapshot:
+    """Log, rows and checkpoints as they are together at one moment, however long the reading takes."""
+
+    def __init__(self, connection: sa.Connection) -> None:
+        self._connection = connection
+        tree = kept(connection)
+        self.head = Head(origin(connection), tree.size, tree.root)
+
+    def records(self) -> Iterator[bytes]:
+        """Yield each record, a page at a time."""
+        return (body for _index, body in _records(self._connection, 0, None))
+
+    def rows(self) -> Iterator[bytes]:
+        """Yield what each row of the journal is, in order of the IDs, a page at a time."""
+        from varmenne.journal.rows import enrollment_of
+
+        table, after = schema.enrollment, ""
+        while True:
+            query = sa.select(table).where(table.c.id > after).order_by(table.c.id).limit(PAGE)
+            page = self._connection.execute(query).all()
+            if not page:
+                return
+            yield from (row_document(enrollment_of(row)) for row in page)
+            after = page[-1].id
+
+    def acts(self, act: str) -> tuple[bytes, ...]:
+        """Return the records of acts of one kind that are about no enrollment, oldest first."""
+        return _acts(self._connection, act)
+
+    def checkpoints(self) -> tuple[Checkpoint, ...]:
+        """Return all checkpoints, oldest first."""
+        return _checkpoints(self._connection)
+
+
 class Log:
     """The audit log of one journal.
 
@@ -182,11 +216,8 @@ class Log:
 
     def acts(self, act: str) -> tuple[bytes, ...]:
         """Return the records of acts of one kind that are about no enrollment, oldest first."""
-        table = schema.log
-        query = sa.select(table.c.body).where(table.c.enrollment_id.is_(None)).order_by(table.c.seq)
         with self._database.reading() as connection:
-            bodies = tuple(row.body for row in connection.execute(query))
-        return tuple(body for body in bodies if json.loads(body)["act"] == act)
+            return _acts(connection, act)
 
     def acts_on_keys(self, act: str, states: Collection[State]) -> tuple[bytes, ...]:
         """Return the records of acts of one kind on keys whose enrollments are in some states now, oldest first."""
@@ -280,10 +311,14 @@ class Log:
 
     def checkpoints(self) -> tuple[Checkpoint, ...]:
         """Return all checkpoints, oldest first."""
-        table = schema.checkpoint
         with self._database.reading() as connection:
-            found = connection.execute(sa.select(table).order_by(table.c.at, table.c.size)).all()
-        return tuple(Checkpoint(**row._mapping) for row in found)  # noqa: SLF001 - SQLAlchemy's documented way
+            return _checkpoints(connection)
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[Snapshot]:
+        """Read all of it as it is now."""
+        with self._database.reading(snapshot=True) as connection:
+            yield Snapshot(connection)
 
     def latest(self) -> Checkpoint | None:
         """Return the newest checkpoint of the present origin."""
@@ -328,6 +363,20 @@ def _records(connection: sa.Connection, start: int, end: int | None) -> Iterator
             return
         yield from ((row.seq, row.body) for row in found)
         start = found[-1].seq + 1
+
+
+def _acts(connection: sa.Connection, act: str) -> tuple[bytes, ...]:
+    """Return the records of acts of one kind that are about no enrollment, oldest first."""
+    table = schema.log
+    query = sa.select(table.c.body).where(table.c.enrollment_id.is_(None)).order_by(table.c.seq)
+    return tuple(row.body for row in connection.execute(query) if json.loads(row.body)["act"] == act)
+
+
+def _checkpoints(connection: sa.Connection) -> tuple[Checkpoint, ...]:
+    """Return all checkpoints, oldest first."""
+    table = schema.checkpoint
+    found = connection.execute(sa.select(table).order_by(table.c.at, table.c.size)).all()
+    return tuple(Checkpoint(**row._mapping) for row in found)  # noqa: SLF001 - SQLAlchemy's documented way
 
 
 def _refuse_beyond(connection: sa.Connection, size: int) -> None:

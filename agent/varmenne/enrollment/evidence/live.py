@@ -2,54 +2,57 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from varmenne.audit import verifier
 from varmenne.audit.bundle import NoteFile, write_bundle
-from varmenne.domain.audit import moment, row_document
+from varmenne.domain.audit import moment
 from varmenne.enrollment.evidence.checkpoints import folder
 
 if TYPE_CHECKING:
     from varmenne.audit.verifier import Named, Report, Trust
     from varmenne.enrollment.parts import Parts
+    from varmenne.journal.log import Checkpoint, Snapshot
 
 
 class LiveEvidence:
-    """What :class:`varmenne.audit.verifier.Evidence` asks for. The log's size is taken once, so that it fits together.
+    """What :class:`varmenne.audit.verifier.Evidence` asks for.
 
     Args:
-        parts: the parts.
-        vault: whether Vault is asked for its checkpoints.
+        seen: the journal, as it is at one moment.
+        anchored: the checkpoints in Vault, read before that: one that is beyond the log was there when the log was not.
+        now: the present moment.
 
     Raises:
-        JournalError, VaultError: they cannot be read; any method may raise it.
+        JournalError: the journal cannot be read; any method may raise it.
     """
 
-    def __init__(self, parts: Parts, *, vault: bool = True) -> None:
-        self._parts = parts
-        self._vault = vault
-        self._head = parts.journal.log.head()
+    def __init__(self, seen: Snapshot, anchored: tuple[NoteFile, ...], now: datetime) -> None:
+        self._seen = seen
+        self._anchored = anchored
+        self._now = now
 
     def manifest(self) -> dict[str, Any]:
         """Return what the evidence says of itself."""
         return {
             "format": verifier.FORMAT,
-            "origin": self._head.origin,
-            "size": self._head.size,
-            "exported_at": moment(self._parts.now),
-            "vkeys": list(vkeys(self._parts)),
+            "origin": self._seen.head.origin,
+            "size": self._seen.head.size,
+            "exported_at": moment(self._now),
+            "vkeys": list(_vkeys(self._seen.acts("log_key"), self._seen.head.origin)),
         }
 
     def records(self) -> Iterator[tuple[bytes, bytes | None]]:
         """Yield each record as it is kept."""
-        for _index, body in self._parts.journal.log.records(0, self._head.size):
-            yield body, None
+        return ((body, None) for body in self._seen.records())
 
     def rows(self) -> Iterator[bytes]:
         """Yield what each row of the journal is."""
-        return map(row_document, self._parts.journal.every())
+        return self._seen.rows()
 
     def checkpoints(self) -> Iterator[Named]:
         """Yield the checkpoints that the journal has, smallest first."""
@@ -57,11 +60,18 @@ class LiveEvidence:
 
     def anchors(self) -> Iterator[Named]:
         """Yield the checkpoints that stand in Vault, smallest first."""
-        return ((f"anchors/{one.name}", one.note.encode()) for one in self._anchors())
+        return ((f"anchors/{one.name}", one.note.encode()) for one in self._anchored)
 
     def passports(self) -> Iterator[tuple[str, bytes, bytes]]:
         """Yield none: passports are files, and the journal keeps only their hashes."""
         return iter(())
+
+    def vanished(self) -> Iterator[Checkpoint]:
+        """Yield the checkpoints that were put into Vault and are not there any more."""
+        there = {(one.origin, one.size) for one in self._anchored}
+        for one in self._seen.checkpoints():
+            if one.anchored_at is not None and (folder(one.origin), one.size) not in there:
+                yield one
 
     def export(self, file: BinaryIO) -> int:
         """Write all of it to a bundle, and return how many records are in it."""
@@ -69,27 +79,34 @@ class LiveEvidence:
         return write_bundle(
             file,
             origin=said["origin"],
-            exported_at=self._parts.now,
+            exported_at=self._now,
             vkeys=said["vkeys"],
-            records=(body for body, _leaf in self.records()),
-            rows=self.rows(),
+            records=self._seen.records(),
+            rows=self._seen.rows(),
             checkpoints=self._checkpoints(),
-            anchors=self._anchors(),
+            anchors=self._anchored,
         )
 
     def _checkpoints(self) -> list[NoteFile]:
-        """Return the checkpoints of the journal; one that was made since we began would be beyond our records."""
-        found = sorted(self._parts.journal.log.checkpoints(), key=lambda one: one.size)
-        return [
-            NoteFile(one.origin, one.size, one.note)
-            for one in found
-            if one.size <= self._head.size or one.origin != self._head.origin
-        ]
-
-    def _anchors(self) -> list[NoteFile]:
-        """Return the checkpoints in Vault, if it is to be asked."""
-        found = sorted(self._parts.store.anchors.every(), key=lambda one: one.size) if self._vault else []
+        """Return the checkpoints of the journal, smallest first."""
+        found = sorted(self._seen.checkpoints(), key=lambda one: one.size)
         return [NoteFile(one.origin, one.size, one.note) for one in found]
+
+
+@contextlib.contextmanager
+def live(parts: Parts, *, vault: bool = True) -> Iterator[LiveEvidence]:
+    """Give the evidence as journal and Vault have it now, whoever is at work meanwhile.
+
+    Args:
+        parts: the parts.
+        vault: whether Vault is asked for its checkpoints.
+
+    Raises:
+        JournalError, VaultError: they cannot be read.
+    """
+    found = sorted(parts.store.anchors.every(), key=lambda one: one.size) if vault else []
+    with parts.journal.log.snapshot() as seen:
+        yield LiveEvidence(seen, tuple(NoteFile(one.origin, one.size, one.note) for one in found), parts.now)
 
 
 def proven(parts: Parts, trust: Trust, *, vault: bool = True) -> Report:
@@ -103,13 +120,10 @@ def proven(parts: Parts, trust: Trust, *, vault: bool = True) -> Report:
     Raises:
         JournalError, VaultError: they cannot be read.
     """
-    report = verifier.verify(LiveEvidence(parts, vault=vault), trust)
-    if vault:
-        there = {(one.origin, one.size) for one in parts.store.anchors.every()}
-        for one in parts.journal.log.checkpoints():
-            if one.anchored_at is not None and (folder(one.origin), one.size) not in there:
-                told = f"the checkpoint of {one.size} records was put there at {moment(one.anchored_at)}, and is gone"
-                report.error("Vault", told)
+    with live(parts, vault=vault) as evidence:
+        report = verifier.verify(evidence, trust)
+        for one in evidence.vanished() if vault else ():
+            report.error("Vault", f"the checkpoint of {one.size} records was put there, and is gone")
     return report
 
 
@@ -118,6 +132,10 @@ def vkeys(parts: Parts) -> tuple[str, ...]:
 
     An auditor compares them with what was noted when the log began.
     """
-    found = [json.loads(body)["detail"]["vkey"] for body in parts.journal.log.acts("log_key")]
-    present = parts.journal.log.head().origin
-    return tuple(sorted(dict.fromkeys(found), key=lambda one: not one.startswith(f"{present}+")))
+    return _vkeys(parts.journal.log.acts("log_key"), parts.journal.log.head().origin)
+
+
+def _vkeys(records: Iterable[bytes], origin: str) -> tuple[str, ...]:
+    """Return the verification keys that records of their birth tell of, those of a name first."""
+    found = [json.loads(body)["detail"]["vkey"] for body in records]
+    return tuple(sorted(dict.fromkeys(found), key=lambda one: not one.startswith(f"{origin}+")))
