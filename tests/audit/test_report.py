@@ -8,6 +8,7 @@ import json
 import re
 import string
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from cyclonedx.schema import SchemaVersion
@@ -188,3 +189,10 @@ def test_a_fleet_fits_on_a_page() -> None:
     assert (len(page.dates), len(page.custody)) == (views.MOST_DATES, 2)
     assert sum(group.number for group in page.custody) == sum(key.custody is not None for key in made.keys)
     assert sum(bar.width for bar in page.bars) == 1000
+
+
+def test_the_documentation_names_the_bounds_of_a_page() -> None:
+    """What an auditor reads of them is what holds."""
+    told = (Path(__file__).parents[2] / "docs" / "audit-report.md").read_text(encoding="utf-8").replace("\n", " ")
+    bounds = f"{views.MOST_ROWS:,} keys in the inventory, {views.MOST_TIMELINES} time lines, {views.MOST_DATES} dates"
+    assert f"at most {bounds} and {views.MOST_FINDINGS} exceptions of a kind" in told

@@ -123,6 +123,30 @@ def test_a_row_without_records_is_told_with_what_the_journal_has(stage: Stage) -
     assert key.timeline[-1].target == "active"
 
 
+def test_what_was_before_the_log_is_told_from_the_journal(stage: Stage) -> None:
+    """A journal that is older than its log begins it with a record for each enrollment, as it stood."""
+    name = enrolled(stage)
+    with Parts(stage.settings) as parts:
+        with parts.journal._database.transaction() as connection:
+            connection.execute(sa.delete(schema.log).where(schema.log.c.enrollment_id == name))
+        index = parts.journal.log.record("adopt", parts.now, row=stage.rows()[0])
+    [key] = _gathered(stage).keys
+    assert [one.record for one in key.timeline] == [None] * (len(key.timeline) - 1) + [index]
+    assert [one.act for one in key.timeline][:2] == ["prepare", "generate"]
+    assert (key.timeline[-2].target, key.timeline[-1].act) == ("active", "adopt")
+
+
+def test_a_vault_that_refuses_on_the_way_ends_the_comparison_and_not_the_report(stage: Stage, tmp_path: Path) -> None:
+    """The report does not say that it asked those whom it did not ask to the end."""
+    enrolled(stage)
+    stage.configure(vault={"mount": "elsewhere"})
+    done = stage.run("audit", "report", "--out", str(tmp_path / "report"))
+    assert done.code == 0, done.err
+    read = json.loads((tmp_path / "report" / "inventory.json").read_bytes())
+    assert read["asked"] == []
+    assert {Kind.KEYS_UNSEEN, Kind.VAULT_UNSEEN} <= {finding["kind"] for finding in read["findings"]}
+
+
 def test_a_token_that_cannot_be_asked_is_a_gap_and_no_failure(stage: Stage, tmp_path: Path) -> None:
     """What the journal knows is told, and that nothing else was asked."""
     enrolled(stage)

@@ -38,7 +38,7 @@ from varmenne.enrollment.evidence.reconciliation import differences
 from varmenne.enrollment.preflight import probe_name
 from varmenne.enrollment.reconcile import Kind as Difference
 from varmenne.enrollment.standing import standing
-from varmenne.errors import VarmenneError, VaultError
+from varmenne.errors import VarmenneError
 from varmenne.journal.owner import this_host
 from varmenne.vault.anchors import DIGITS
 from varmenne.vault.location import AUDIT
@@ -284,15 +284,14 @@ def _concerns(view: Outlook) -> Iterator[Finding]:
 def _compared(parts: Parts, progress: Progress) -> Iterator[Finding]:
     """Yield the differences between token, journal, Vault and log; if one cannot be asked, what was found until then.
 
-    Certificates that have ended are among the concerns already.
+    The comparison goes key by key through all of them, so it ends for all where one fails. Certificates that have
+    ended are among the concerns already.
     """
     try:
         for one in differences(parts, progress):
             if one.kind is not Difference.EXPIRED:
                 subject = one.enrollment or one.key_id or ""
                 yield Finding(one.kind.value, subject, one.what, one.kind.next_step, needs_person=one.kind.matters)
-    except VaultError as exc:
-        yield Finding(Kind.VAULT_UNSEEN, told=str(exc), next_step=exc.next_step)
     except VarmenneError as exc:
         yield from (Finding(kind, told=str(exc), next_step=exc.next_step) for kind in UNSEEN)
 
