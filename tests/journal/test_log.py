@@ -79,13 +79,18 @@ def test_answers_and_probes_are_recorded(journal: Journal) -> None:
     """An answer by its hash as it came, a probe by all its results; one that is not fit is a failure."""
     row = add(journal)
     journal.record_answer(row, NOW, operation="getCertificate", http_status=200, body=b"<answer/>")
-    journal.save_probe("token", NOW, fit=False, result={"results": [{"name": "wrap", "outcome": "allowed"}]})
+    journal.save_probe(
+        "token",
+        NOW,
+        fit=False,
+        result={"results": [{"name": name, "outcome": "allowed", "detail": "out"} for name in ("wrap", "read")]},
+    )
     _begin, answer, probe = read(journal)
     assert (answer["act"], answer["enrollment"]) == ("answer", row.id)
     assert answer["detail"]["sha256"] == hashlib.sha256(b"<answer/>").hexdigest()
     assert answer["detail"]["http_status"] == 200
     assert (probe["act"], probe["outcome"]) == ("probe", "failed")
-    assert probe["detail"]["results"] == [{"name": "wrap", "outcome": "allowed"}]
+    assert probe["detail"]["tries"] == [["allowed", "out", ["wrap", "read"]]]
 
 
 def test_a_change_that_fails_has_no_record(journal: Journal) -> None:

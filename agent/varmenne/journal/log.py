@@ -11,6 +11,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -98,10 +99,18 @@ def append_answer(
     append(connection, about(row, at=now, actor=this_person(), host=this_host(), act="answer", detail=detail))
 
 
-def append_probe(connection: sa.Connection, now: datetime, found: Mapping[str, object], row: Enrollment | None) -> None:
-    """Append the record of a custody probe: of a token, or of an enrollment's live key."""
+def append_probe(connection: sa.Connection, now: datetime, found: Mapping[str, Any], row: Enrollment | None) -> None:
+    """Append the record of a custody probe: of a token, or of an enrollment's live key.
+
+    Tries that ended alike stand together, since each key is probed every week for years.
+    """
+    tries: dict[tuple[str, str], list[str]] = {}
+    for one in found.get("results", ()):
+        tries.setdefault((one["outcome"], one["detail"]), []).append(one["name"])
+    detail = {name: value for name, value in found.items() if name != "results"}
+    detail["tries"] = [[*ended, names] for ended, names in sorted(tries.items())]
     who = {"at": now, "actor": this_person(), "host": this_host()}
-    facts = {**who, "act": "probe", "outcome": "done" if found["fit"] else "failed", "detail": dict(found)}
+    facts = {**who, "act": "probe", "outcome": "done" if found["fit"] else "failed", "detail": detail}
     append(connection, AuditRecord(**facts) if row is None else about(row, **facts))  # type: ignore[arg-type]
 
 
