@@ -263,6 +263,23 @@ def test_keys_that_no_row_has(case: Case, label: str, kind: Kind) -> None:
     assert kind.matters == (kind in {Kind.NO_ROW, Kind.FALSE_LABEL})
 
 
+def test_a_key_that_a_person_has_explained(stage: Stage) -> None:
+    """That a key is another installation's is a record of the log, and the key is to be known for ever."""
+    made = make(stage)
+    with stage.parts() as parts:
+        key_id = new_key_id()
+        parts.token.generate(key_id, "varmenne-20200101-00000000")
+    assert stage.run("journal", "acknowledge", "--confirm", "1").code == 0
+    with stage.parts() as parts:
+        said = [one for one in differences(parts, Listener()) if one.key_id == key_id.hex()]
+        (record,) = map(json.loads, parts.journal.log.acts("acknowledge"))
+    assert [(one.kind, one.enrollment) for one in said] == [(Kind.ACKNOWLEDGED, "20200101-00000000")]
+    assert record["detail"] == {"enrollments": ["20200101-00000000"]}
+    assert made.found() == []
+    assert stage.run("audit", "reconcile").code == 0
+    assert stage.run("audit", "verify").code == 0
+
+
 def _kv(case: Case) -> Any:
     return case.stage.vault.root.secrets.kv.v2
 

@@ -76,6 +76,12 @@ class Kind(StrEnum):
         "The token was put back to an earlier state, or the journal is wrong. " + _WHO,
     )
     STRANGER = "stranger", "keys of others", False, "If nobody knows whose it is: find out who uses this token"
+    ACKNOWLEDGED = (
+        "acknowledged",
+        "keys that were said to be another installation's",
+        False,
+        "`varmenne journal acknowledge` tells who said so, and when",
+    )
     LEFTOVER = "leftover", "throw-away keys of a probe that was cut off", False, "The next probe removes them"
     HALF_STORED = "half-stored", "certificates stored half-way", False, "varmenne resume --all"
     PARKED = (
@@ -184,9 +190,12 @@ class KeysInToken:
                 yield Difference(Kind.NO_ROW, "token, journal", what, found, key_id.hex())
             elif found is not None and facts.known(self._journal, found):
                 yield Difference(Kind.FALSE_LABEL, "token, journal", label, found, key_id.hex())
+            elif found is not None:
+                what = f"labelled {label!r}, which a person said to be another installation's"
+                yield Difference(Kind.ACKNOWLEDGED, "token, journal", what, found, key_id.hex())
             elif label.startswith(PROBES):
                 yield Difference(Kind.LEFTOVER, "token", label, key_id=key_id.hex())
-            elif found is None and key_id.hex() not in ours:
+            elif key_id.hex() not in ours:
                 yield Difference(Kind.STRANGER, "token", f"labelled {label!r}", key_id=key_id.hex())
 
 
@@ -197,6 +206,10 @@ PROBES = "varmenne probe,"
 def _of(row: Enrollment, kind: Kind, what: str) -> Difference:
     """Tell of a difference between the token and a row."""
     return Difference(kind, "token, journal", what, row.id, row.key_id.hex())
+
+
+_FOR_AUDITORS = {Kind.NO_ROW, Kind.STRANGER, Kind.ACKNOWLEDGED, Kind.LEFTOVER}
+"""Kinds that a check-up tells in other words, or not at all."""
 
 
 def reconcile(parts: Parts) -> Iterator[Check]:
@@ -212,7 +225,7 @@ def reconcile(parts: Parts) -> Iterator[Check]:
         refuse_older_journal(parts)
     except JournalError as exc:
         yield Check("journal and token", Verdict.FAIL, str(exc), exc.next_step)
-    told = [kind for kind in Kind if kind in found and kind not in {Kind.NO_ROW, Kind.STRANGER, Kind.LEFTOVER}]
+    told = [kind for kind in Kind if kind in found and kind not in _FOR_AUDITORS]
     for kind in told:
         yield Check(kind.heading, Verdict.WARN, _named(found[kind]), kind.next_step)
     if not told and Kind.NO_ROW not in found:

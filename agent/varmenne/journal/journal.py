@@ -343,6 +343,7 @@ class Journal(Queries):
         """Keep that a person said of enrollments without a row that they are another installation's."""
         with self._transaction() as connection:
             witness.acknowledge(connection, enrollments, now)
+        self.log.grew = True
 
     def inspect(self) -> Iterator[Check]:
         """Look through the whole journal and yield what was found, changing nothing."""

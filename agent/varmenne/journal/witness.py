@@ -15,9 +15,11 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
+from varmenne.domain.audit import AuditRecord
 from varmenne.domain.identifiers import EnrollmentId
 from varmenne.journal import meta, schema
-from varmenne.journal.owner import this_process
+from varmenne.journal.log import append
+from varmenne.journal.owner import this_host, this_person, this_process
 
 _NAME = "acknowledged "
 """Begins the names in ``meta``; an enrollment's ID comes after it."""
@@ -47,10 +49,12 @@ def unknown(connection: sa.Connection, enrollments: Collection[EnrollmentId]) ->
 
 
 def acknowledge(connection: sa.Connection, enrollments: Collection[EnrollmentId], now: datetime) -> None:
-    """Keep that enrollments are another installation's, and who was told so when."""
+    """Keep that enrollments are another installation's, and who was told so when; that is a record of the audit log."""
     value = json.dumps({"at": now.isoformat(), "actor": this_process()})
     for enrollment in enrollments:
         meta.put(connection, f"{_NAME}{enrollment}", value)
+    named = {"enrollments": sorted(enrollments)}
+    append(connection, AuditRecord(at=now, actor=this_person(), host=this_host(), act="acknowledge", detail=named))
 
 
 def acknowledged(connection: sa.Connection) -> tuple[Acknowledged, ...]:
