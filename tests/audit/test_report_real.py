@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import html
 import io
 import json
+import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +102,25 @@ def test_pages_and_tables_tell_the_same_key(stage: Stage, tmp_path: Path) -> Non
     text = (tmp_path / "report" / "inventory.csv").read_bytes().decode("utf-8-sig")
     [line] = csv.DictReader(io.StringIO(text, newline=""))
     assert (line["customer_name"], line["enrollment"]) == ("'=1+1 Oy", name)
+
+
+def test_the_commands_on_the_page_verify_the_log(stage: Stage, tmp_path: Path) -> None:
+    """As they stand there, with the log's key as the page has it."""
+    enrolled(stage)
+    assert stage.run("audit", "report", "--out", str(tmp_path / "report"), "--offline").code == 0
+    page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+    commands = "\n".join(html.unescape(text) for text in re.findall(r"<li>[^<]*<pre>(.*?)</pre>", page, re.DOTALL))
+    export, verifier, verify, *_vault = commands.splitlines()
+    for line in (export, verifier):
+        words, _sign, file = line.partition(" > ")
+        done = stage.run(*[str(tmp_path / word) if word.endswith(".zip") else word for word in shlex.split(words)[1:]])
+        assert done.code == 0, done.err
+        if file:
+            (tmp_path / file).write_text(done.out, encoding="utf-8")
+    name, *arguments = shlex.split(verify)
+    assert name == "python3"
+    ran = subprocess.run([sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
 def test_a_row_that_was_changed_behind_the_log_is_told(stage: Stage) -> None:

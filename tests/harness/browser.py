@@ -19,7 +19,7 @@ ARGUMENTS = (
 """Without these, a browser looks hosts up by itself when it starts."""
 
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
-AXE = f"() => axe.run(document, {{runOnly: {RULES!r}}})"
+AXE = f"() => axe.run(document, {{runOnly: {RULES!r}, resultTypes: ['violations']}})"
 
 
 @dataclass
