@@ -52,7 +52,7 @@ def test_check_tells_what_it_looked_at(config: Path) -> None:
     """A sound journal has a line for each thing that was looked at, and a damaged one ends with code 15."""
     done = run(config, "check")
     assert done.code == 0
-    assert [line.split()[0] for line in done.out.splitlines()] == ["ok"] * 4
+    assert [line.split()[0] for line in done.out.splitlines()] == ["ok"] * 5
     with Journal(config.parent / "state") as journal:
         add(journal)
         with journal._transaction() as connection:

@@ -144,6 +144,12 @@ def edit(scene: Scene) -> None:
     scene.execute(sa.update(schema.log).where(schema.log.c.seq == 2).values(body=changed(body, actor="nobody")))
 
 
+def text(scene: Scene) -> None:
+    """Put a text that is no record in the place of the one that tells the log's key."""
+    (at,) = [at for at, body in enumerate(scene.bodies()) if json.loads(body)["act"] == "log_key"]
+    scene.execute(sa.text(f"UPDATE log SET body = 'nothing' WHERE seq = {at}"))
+
+
 def edit_and_regrow(scene: Scene) -> None:
     """Edit a record, and make the tree fit."""
     bodies = scene.bodies()
@@ -376,6 +382,7 @@ class Forger:
 
 MANIPULATIONS: tuple[tuple[Callable[[Scene], None], By], ...] = (
     (edit, By.VERIFY),
+    (text, By.VERIFY),
     (edit_and_regrow, By.VERIFY),
     (delete, By.VERIFY),
     (insert, By.VERIFY),

@@ -108,7 +108,8 @@ def verify(
 
 @audit.command(
     epilog=f"""{EXAMPLE}Examples:
-  varmenne audit export --out evidence.zip
+  varmenne audit checkpoint && varmenne audit export --out evidence.zip
+  varmenne audit export --out /media/usb/evidence.zip --json
 """
 )
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="A new file.")
@@ -136,6 +137,7 @@ def export(app: App, *, out: Path, vault: bool) -> None:
 @audit.command(
     epilog=f"""{EXAMPLE}Examples:
   varmenne audit verifier > verifier.py
+  varmenne audit verifier | less
   python3 verifier.py evidence.zip --policy auditor.policy
 """
 )
@@ -179,6 +181,7 @@ def checkpoint(app: App, *, out: Path | None) -> None:
 @audit.command(
     epilog=f"""{EXAMPLE}Examples:
   varmenne audit key
+  varmenne audit key --json | jq -r '.[0]'
 """
 )
 @common_options

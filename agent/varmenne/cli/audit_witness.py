@@ -29,7 +29,7 @@ KEY_OPTIONS = (
 
 
 @click.group(
-    epilog=f"""{EXAMPLE}Example, from the host of the log to another one and back:
+    epilog=f"""{EXAMPLE}Examples:
   varmenne audit witness request |
     ssh witness varmenne audit witness cosign - --name w.example.org --key w.pem --log VKEY --state w |
     varmenne audit witness add - --witness WITNESS_VKEY
@@ -65,6 +65,7 @@ def request(app: App, *, old: int | None) -> None:
     epilog=f"""{EXAMPLE}Examples:
   (umask 077; openssl genpkey -algorithm ed25519 -out w.pem)
   varmenne audit witness key --name w.example.org --key w.pem
+  varmenne audit witness key --name w.example.org --key w.pem --json | jq -r .vkey
 """
 )
 @KEY_OPTIONS[0]
@@ -82,6 +83,7 @@ def key(app: App, *, name: str, key_file: Path) -> None:
 @witness.command(
     epilog=f"""{EXAMPLE}Examples:
   varmenne audit witness cosign request --name w.example.org --key w.pem --log VKEY --state seen > reply
+  varmenne audit witness cosign - --name w.example.org --key w.pem --log VKEY --state seen < request
 """
 )
 @click.argument("request_file", metavar="REQUEST", type=click.File("rb"))
@@ -126,6 +128,7 @@ def cosign(app: App, *, request_file: BinaryIO, name: str, key_file: Path, logs:
 @witness.command(
     epilog=f"""{EXAMPLE}Examples:
   varmenne audit witness add reply --witness WITNESS_VKEY
+  varmenne audit witness add - --witness WITNESS_VKEY < reply
 """
 )
 @click.argument("reply_file", metavar="REPLY", type=click.File("rb"))

@@ -221,7 +221,7 @@ class Log:
         table = schema.log
         query = sa.select(table.c.seq, table.c.body).where(table.c.enrollment_id == enrollment).order_by(table.c.seq)
         with self._database.reading() as connection:
-            return tuple((row.seq, row.body) for row in connection.execute(query))
+            return tuple((row.seq, _bytes(row.body)) for row in connection.execute(query))
 
     def acts(self, act: str) -> tuple[bytes, ...]:
         """Return the records of acts of one kind that are about no enrollment, oldest first."""
@@ -354,7 +354,7 @@ def _subtree(connection: sa.Connection) -> merkle.Subtree:
 
     def look_up(level: int, index: int) -> bytes:
         if level == 0:
-            return merkle.leaf_hash(connection.execute(_BODY, {"seq": index}).scalar_one())
+            return merkle.leaf_hash(_bytes(connection.execute(_BODY, {"seq": index}).scalar_one()))
         return bytes(connection.execute(_NODE, {"level": level, "index": index}).scalar_one())
 
     return look_up
@@ -370,7 +370,7 @@ def _records(connection: sa.Connection, start: int, end: int | None) -> Iterator
         found = connection.execute(query).all()
         if not found:
             return
-        yield from ((row.seq, row.body) for row in found)
+        yield from ((row.seq, _bytes(row.body)) for row in found)
         start = found[-1].seq + 1
 
 
@@ -378,7 +378,21 @@ def _acts(connection: sa.Connection, act: str) -> tuple[bytes, ...]:
     """Return the records of acts of one kind that are about no enrollment, oldest first."""
     table = schema.log
     query = sa.select(table.c.body).where(table.c.enrollment_id.is_(None)).order_by(table.c.seq)
-    return tuple(row.body for row in connection.execute(query) if json.loads(row.body)["act"] == act)
+    bodies = (_bytes(row.body) for row in connection.execute(query))
+    return tuple(body for body in bodies if _act(body) == act)
+
+
+def _act(body: bytes) -> object:
+    """Return which act a record is of; ``None`` where somebody has put something else in its place."""
+    try:
+        return json.loads(body)["act"]
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _bytes(body: object) -> bytes:
+    """Return a record's bytes. SQLite keeps whatever somebody put there, a text or a number too."""
+    return body if isinstance(body, bytes) else str(body).encode()
 
 
 def _checkpoints(connection: sa.Connection) -> tuple[Checkpoint, ...]:

@@ -137,5 +137,6 @@ def vkeys(parts: Parts) -> tuple[str, ...]:
 
 def _vkeys(records: Iterable[bytes], origin: str) -> tuple[str, ...]:
     """Return the verification keys that records of their birth tell of, those of a name first."""
-    found = [json.loads(body)["detail"]["vkey"] for body in records]
+    details = (json.loads(body).get("detail") for body in records)
+    found = [str(detail["vkey"]) for detail in details if isinstance(detail, dict) and "vkey" in detail]
     return tuple(sorted(dict.fromkeys(found), key=lambda one: not one.startswith(f"{origin}+")))

@@ -77,7 +77,7 @@ def differences(parts: Parts, progress: Progress) -> Iterator[Difference]:
     number = 0
     for number, row in enumerate(parts.journal.every(), 1):
         if number % TOLD_EVERY == 1:
-            progress.begins(f"Compare enrollments from the {number}th on")
+            progress.begins(f"Compare enrollments, from number {number} on")
         yield from (one for one in keys.of(row) if _still(parts, row, one))
         yield from _twice(parts, row, keys, log.of.pop(row.id, _Logged()))
     yield from keys.left({*log.log_keys, parts.settings.vault.login.jwt_key})
