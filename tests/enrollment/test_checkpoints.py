@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,10 @@ import sqlalchemy as sa
 
 from harness.stage import CUSTOMER, Stage
 from varmenne.audit import verifier
+from varmenne.clock import system_clock
 from varmenne.domain import merkle
 from varmenne.enrollment.evidence.checkpoints import checkpoint, log_signer
+from varmenne.enrollment.evidence.duty import QUIET, TOGETHER, LogDuty
 from varmenne.enrollment.evidence.live import proven, vkeys
 from varmenne.enrollment.parts import Parts
 from varmenne.errors import EvidenceError, InputError, VaultDenied, VaultError
@@ -326,3 +330,105 @@ def test_the_log_has_one_key(stage: Stage) -> None:
         assert len(token.keys()) == 1
     with Parts(stage.settings) as parts:
         assert len(vkeys(parts)) == len(parts.journal.log.acts("log_key")) == 1
+
+
+def test_a_process_remembers_what_it_signed(stage: Stage) -> None:
+    """A log that is rewritten under a running process is not signed, whatever else was taken away."""
+    enrolled(stage)
+    with Parts(stage.settings) as parts:
+        parts.journal.log.record("test", parts.now)
+        assert checkpoint(parts) is not None
+        _forget(stage)
+        parts.journal.log.record("test", parts.now)
+        with pytest.raises(EvidenceError, match="rewritten"):
+            checkpoint(parts)
+
+
+def test_another_name_needs_a_restore(stage: Stage) -> None:
+    """A journal and its record that were given another epoch by hand would begin a log that nothing compares with."""
+    enrolled(stage)
+    with Parts(stage.settings) as parts:
+        old = parts.journal.log.head().origin.rpartition("/")[2]
+        parts.journal.log.record("test", parts.now)
+    _execute(stage, sa.update(schema.meta).where(schema.meta.c.name == "epoch").values(value="0" * 16))
+    for path in stage.state_dir.glob("journal.sent*"):
+        path.write_text(path.read_text().replace(old, "0" * 16))
+    with Parts(stage.settings) as parts, pytest.raises(EvidenceError, match="another name"):
+        checkpoint(parts)
+
+
+def test_one_checkpoint_of_a_size(stage: Stage) -> None:
+    """Of two that sign the same log at once, such as by two tokens, the first stays; its anchor is no conflict."""
+    enrolled(stage)
+    with Parts(stage.settings) as parts:
+        last = parts.journal.log.latest()
+        assert last is not None
+        other = dataclasses.replace(last, note=last.note.rstrip("\n") + "x\n", anchored_at=None)
+        assert parts.journal.log.save(other) == last
+        parts.store.anchors.put(last.origin.rpartition("/")[2], last.size, other.note)
+        assert parts.journal.log.cosigned(last, other.note)
+        assert not parts.journal.log.cosigned(last, other.note)
+        again = parts.journal.log.latest()
+        assert again is not None
+        assert (again.note, again.anchored_at) == (other.note, last.anchored_at)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        sa.update(schema.head).values(frontier=b""),
+        sa.update(schema.head).values(size=-1),
+        sa.delete(schema.node),
+    ],
+    ids=["frontier", "size", "nodes"],
+)
+def test_a_head_or_tree_that_was_changed_is_told(stage: Stage, change: sa.Executable) -> None:
+    """It is no defect of varmenne's, and no full disk."""
+    enrolled(stage)
+    with Parts(stage.settings) as parts:
+        parts.journal.log.record("test", parts.now)
+    _execute(stage, change)
+    done = stage.run("audit", "checkpoint")
+    assert (done.code, "not as it was written" in done.err) == (EvidenceError.exit_code, True), done.err
+
+
+def test_what_is_no_checkpoint_in_vault_is_named(stage: Stage) -> None:
+    """Whoever has the agent's rights can put something there that the agent cannot take away."""
+    enrolled(stage)
+    with Parts(stage.settings) as parts:
+        folder = parts.journal.log.head().origin.rpartition("/")[2]
+        parts.store.anchors.put(folder, 10**19, "nothing")
+        parts.journal.log.record("test", parts.now)
+    done = stage.run("audit", "checkpoint")
+    assert done.code == EvidenceError.exit_code
+    assert f"{folder}/{10**19:020}" in done.err
+    assert "administrator" in done.err
+
+
+def test_the_agent_signs_acts_soon_and_the_rest_within_an_hour(stage: Stage) -> None:
+    """A fleet that is only looked after has a checkpoint an hour, and a key that changes its state one at once."""
+    enrolled(stage)
+    now = system_clock()
+    with Parts(stage.settings) as parts:
+        duty = LogDuty(parts.journal, lambda _error: None)
+        assert duty.due(now) is None
+        parts.journal.log.record("test", parts.now)
+        assert duty.due(now) == QUIET
+        assert duty.due(now + QUIET / 2) == QUIET / 2
+        parts.journal.log.record("approve", parts.now)
+        assert duty.due(now) == TOGETHER
+        assert duty.due(now + TOGETHER) == timedelta()
+        duty.sign(parts)
+        assert duty.due(now) is None
+        parts.journal.log.record("approve", parts.now)
+        assert duty.due(now) == TOGETHER
+
+
+def test_each_day_has_a_record(stage: Stage) -> None:
+    """So a log in which nothing happens goes on, and one that was cut off does not."""
+    enrolled(stage)
+    with Parts(stage.settings) as parts:
+        assert len(parts.journal.log.acts("day")) == 1
+        parts.journal.prune(parts.now)
+        parts.journal.prune(parts.now + timedelta(days=1))
+        assert len(parts.journal.log.acts("day")) == 2

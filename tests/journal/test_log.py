@@ -179,7 +179,7 @@ def test_the_check_finds_a_log_that_does_not_fit_its_tree(journal: Journal, chan
 
 
 def test_checkpoints_are_kept_by_origin_and_size(journal: Journal) -> None:
-    """The latest is that of the present origin; one of the same size takes the other's place."""
+    """The latest is that of the present origin; of one size the first is kept."""
     journal.log.record("test", NOW)
     head = journal.log.head()
     assert journal.log.latest() is None
@@ -187,7 +187,7 @@ def test_checkpoints_are_kept_by_origin_and_size(journal: Journal) -> None:
         journal.log.save(audit_log.Checkpoint(origin, head.size, head.root, NOW, note))
     found = journal.log.latest()
     assert found is not None
-    assert (found.note, found.anchored_at) == ("two", None)
+    assert (found.note, found.anchored_at) == ("one", None)
     journal.log.anchored(found, NOW)
     anchored = journal.log.latest()
     assert anchored is not None

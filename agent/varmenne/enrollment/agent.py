@@ -228,13 +228,13 @@ class Agent:
         hook_due = journal.hooks.next_due(among)
         if hook_due is not None and hook_due <= self.now:
             free.pop().give(self._run_hooks(among))
+        if free and self._duty.due(self.now) == timedelta():
+            free.pop().give(self._duty.sign)
         if free:
             rows = journal.claim_due(self.now, len(free), lease=lease(self._parts), among=among)
             for worker, row in zip(free, rows, strict=False):
                 log_event(Event.CLAIMED, row)
                 worker.give(self._carry(row), row)
-            if len(rows) < len(free) and self._duty.due(self.now) == timedelta():
-                free[-1].give(self._duty.sign)
 
     def _prune(self) -> None:
         """Once a day, have the journal drop what it need not keep. It can wait, so what hinders it is only told."""

@@ -15,6 +15,7 @@ from varmenne.service.trust import TrustAnchors, load_trust
 if TYPE_CHECKING:
     from varmenne.domain.keys import KeyId, Signer
     from varmenne.journal import Journal
+    from varmenne.journal.log import Head
     from varmenne.service.client import CertificateService
     from varmenne.settings import Settings
     from varmenne.token import Token
@@ -38,8 +39,10 @@ class Parts:
         self._retry_pin = retry_pin
         self.signers_looked_up: dict[bytes, datetime] = {}
         """Certificate that signs the service's answers → when to look again whether it is revoked."""
-        self.anchor_seen = False
-        """Whether the audit log was compared with its newest checkpoint in Vault."""
+        self.anchor_seen: str | None = None
+        """Name under which the audit log was compared with its newest checkpoint in Vault."""
+        self.last_signed: Head | None = None
+        """How far the audit log had come when this process signed it last."""
 
     def __enter__(self) -> Self:
         return self

@@ -27,7 +27,7 @@ from varmenne.journal.database import open_database
 from varmenne.journal.hooks import Hooks, forget_hooks, insert_hooks
 from varmenne.journal.inspection import inspect
 from varmenne.journal.lock import InUse
-from varmenne.journal.log import Log, append_answer, append_probe
+from varmenne.journal.log import Log, append_answer, append_day, append_probe
 from varmenne.journal.owner import this_process
 from varmenne.journal.queries import Queries
 from varmenne.journal.rows import enrollment_of, get_row, update_row, write_event
@@ -383,7 +383,9 @@ class Journal(Queries):
             if not meta.put(connection, "pruned", today):
                 return 0
             forget_hooks(connection, until)
-            return connection.execute(statement).rowcount
+            gone = connection.execute(statement).rowcount
+            append_day(connection, now)
+            return gone
 
     def _transaction(self) -> contextlib.AbstractContextManager[sa.Connection]:
         """Run a write transaction; the lock is taken at its beginning, so that it never fails half-way."""

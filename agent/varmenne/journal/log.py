@@ -20,6 +20,7 @@ from varmenne.domain.audit import AuditRecord, about, canonical, fingerprint, of
 from varmenne.domain.enrollment import Enrollment, Event
 from varmenne.domain.keys import KeyId, new_key_id
 from varmenne.domain.steps import State
+from varmenne.errors import EvidenceError
 from varmenne.journal import meta, schema
 from varmenne.journal.database import Database
 from varmenne.journal.owner import this_host, this_person
@@ -112,6 +113,11 @@ def append_probe(connection: sa.Connection, now: datetime, found: Mapping[str, A
     who = {"at": now, "actor": this_person(), "host": this_host()}
     facts = {**who, "act": "probe", "outcome": "done" if found["fit"] else "failed", "detail": detail}
     append(connection, AuditRecord(**facts) if row is None else about(row, **facts))  # type: ignore[arg-type]
+
+
+def append_day(connection: sa.Connection, now: datetime) -> None:
+    """Append the record of a day: by it, a log in which nothing happened differs from one that was cut off."""
+    append(connection, AuditRecord(at=now, actor=this_person(), host=this_host(), act="day"))
 
 
 def append_restore(connection: sa.Connection, now: datetime, before: str, size: int) -> None:
@@ -293,15 +299,25 @@ class Log:
             if meta.put(connection, f"{_KEY_TOLD}{token}", name):
                 append(connection, record)
 
-    def save(self, checkpoint: Checkpoint) -> None:
-        """Keep a checkpoint; one of the same size is replaced, such as by the same with cosignatures."""
+    def save(self, checkpoint: Checkpoint) -> Checkpoint:
+        """Keep a checkpoint unless there is one of this size, and return the one that is there then."""
         table = schema.checkpoint
         values = {name: getattr(checkpoint, name) for name in Checkpoint.__slots__}
+        same = sa.select(table).where(table.c.origin == checkpoint.origin, table.c.size == checkpoint.size)
         with self._database.transaction() as connection:
-            connection.execute(
-                sa.delete(table).where(table.c.origin == checkpoint.origin, table.c.size == checkpoint.size)
-            )
+            connection.execute(sa.select(schema.head.c.id).with_for_update())  # Of two tokens, one signs first.
+            found = connection.execute(same).one_or_none()
+            if found is not None:
+                return Checkpoint(**found._mapping)  # noqa: SLF001 - SQLAlchemy's documented way
             connection.execute(sa.insert(table).values(values))
+        return checkpoint
+
+    def cosigned(self, checkpoint: Checkpoint, note: str) -> bool:
+        """Put a note with more signatures in the place of a checkpoint's, unless that was done meanwhile."""
+        table = schema.checkpoint
+        same = (table.c.origin == checkpoint.origin, table.c.size == checkpoint.size, table.c.note == checkpoint.note)
+        with self._database.transaction() as connection:
+            return connection.execute(sa.update(table).where(*same).values(note=note)).rowcount == 1
 
     def anchored(self, checkpoint: Checkpoint, at: datetime) -> None:
         """Note that a checkpoint stands in Vault."""
@@ -312,11 +328,16 @@ class Log:
 
     def unsigned(self) -> bool:
         """Tell whether there are records that no checkpoint in Vault covers."""
+        covered, size = self.covered()
+        return size > covered
+
+    def covered(self) -> tuple[int, int]:
+        """Return how many records a checkpoint in Vault covers, and how many there are."""
         table = schema.checkpoint
         anchored = sa.select(sa.func.max(table.c.size)).where(table.c.anchored_at.is_not(None))
         with self._database.reading() as connection:
             covered = connection.execute(anchored.where(table.c.origin == origin(connection))).scalar()
-            return bool(connection.execute(_HEAD).one().size > (covered or 0))
+            return covered or 0, int(connection.execute(_HEAD).one().size)
 
     def checkpoints(self) -> tuple[Checkpoint, ...]:
         """Return all checkpoints, oldest first."""
@@ -344,9 +365,25 @@ def origin(connection: sa.Connection) -> str:
 
 
 def _tree(size: int, frontier: bytes) -> merkle.Tree:
-    """Return the tree that the head has."""
+    """Return the tree that the head has.
+
+    Raises:
+        EvidenceError: somebody else has written the head.
+    """
     step = merkle.HASH_BYTES
-    return merkle.Tree(size, tuple(frontier[start : start + step] for start in range(0, len(frontier), step)))
+    try:
+        return merkle.Tree(size, tuple(frontier[start : start + step] for start in range(0, len(frontier), step)))
+    except (TypeError, ValueError) as exc:
+        raise _tampered("its head", str(exc)) from exc
+
+
+def _tampered(what: str, why: str) -> EvidenceError:
+    """Tell of a part of the log that varmenne did not write so."""
+    return EvidenceError(
+        f"The audit log is not as it was written: {what} was changed",
+        why=why,
+        next_step="Find out who wrote to the journal. A backup of it brings it back: varmenne journal restore FILE",
+    )
 
 
 def _subtree(connection: sa.Connection) -> merkle.Subtree:
@@ -354,8 +391,14 @@ def _subtree(connection: sa.Connection) -> merkle.Subtree:
 
     def look_up(level: int, index: int) -> bytes:
         if level == 0:
-            return merkle.leaf_hash(_bytes(connection.execute(_BODY, {"seq": index}).scalar_one()))
-        return bytes(connection.execute(_NODE, {"level": level, "index": index}).scalar_one())
+            body = connection.execute(_BODY, {"seq": index}).scalar()
+            if body is None:
+                raise _tampered("a record", f"record {index} is gone")
+            return merkle.leaf_hash(_bytes(body))
+        found = connection.execute(_NODE, {"level": level, "index": index}).scalar()
+        if not isinstance(found, bytes) or len(found) != merkle.HASH_BYTES:
+            raise _tampered("its tree", f"node {index} of level {level} is gone, or is no hash")
+        return found
 
     return look_up
 

@@ -37,6 +37,11 @@ class Anchor:
     note: str
 
 
+def signed_text(note: str) -> str:
+    """Return what is signed in a note: that before its last empty line."""
+    return note.rpartition("\n\n")[0]
+
+
 class Anchors:
     """The checkpoints under one prefix of one KV mount.
 
@@ -67,7 +72,7 @@ class Anchors:
             found = self.get(origin, size)
             if found is None:
                 raise
-            if found.note != note:
+            if signed_text(found.note) != signed_text(note):  # Signatures may differ, such as those of two tokens.
                 raise EvidenceError(
                     f"Vault holds another checkpoint of {size} records than the journal",
                     why=f"{self._mount}/{path} was written before, with another content",
@@ -90,6 +95,10 @@ class Anchors:
 
         data = self._connection.call(f"reading {self._mount}/data/{path}", read)
         return None if data is None else Anchor(origin, size, str(data.get(NOTE, "")))
+
+    def path(self, anchor: Anchor) -> str:
+        """Return where a checkpoint stands, for people."""
+        return f"{self._mount}/{self._path(anchor.origin, anchor.size)}"
 
     def newest(self, origin: str) -> Anchor | None:
         """Return the checkpoint of the most records, or ``None`` if there is none of this origin."""

@@ -6,7 +6,10 @@ a log that does not go on from the last one: that would vouch for a rewritten lo
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import contextlib
+import json
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from varmenne.audit import note
 from varmenne.domain.audit import AuditRecord, fingerprint
@@ -34,16 +37,21 @@ def checkpoint(parts: Parts) -> Checkpoint | None:
     """
     log = parts.journal.log
     head, last = log.head(), log.latest()
+    if head.size == 0:
+        return None
     if last is None or last.size < head.size or last.root != head.root:
         if last is not None:
             _refuse_other(parts, head, last.size, last.root, "was signed before")
-        _refuse_unanchored_past(parts, head, last)
+        _refuse_new_name(parts, head)
+        with contextlib.suppress(VaultError):  # It is signed without, and compared before it is anchored.
+            _compare_with_vault(parts, head)
         signer = log_signer(parts)  # Its birth is a record, so the log may have grown.
         head = log.head()
         signed = note.checkpoint(head.origin, head.size, head.root, signer)
-        last = Checkpoint(head.origin, head.size, head.root, parts.now, signed)
-        log.save(last)
+        last = log.save(Checkpoint(head.origin, head.size, head.root, parts.now, signed))
+        parts.last_signed = head
     if last.anchored_at is None:
+        _compare_with_vault(parts, head)
         parts.store.anchors.put(folder(last.origin), last.size, last.note)
         log.anchored(last, parts.now)
     return last
@@ -97,27 +105,61 @@ def log_signer(parts: Parts) -> LogSigner:
     return parts.token.log_signer(key_id)
 
 
+def details(records: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    """Yield what records tell in detail, without those that somebody has put something else in the place of."""
+    for body in records:
+        with contextlib.suppress(ValueError, AttributeError):
+            found = json.loads(body).get("detail")
+            if isinstance(found, dict):
+                yield found
+
+
 def folder(origin: str) -> str:
     """Return the last part of a log's name, by which its anchors are kept."""
     return origin.rpartition("/")[2]
 
 
-def _refuse_unanchored_past(parts: Parts, head: Head, last: Checkpoint | None) -> None:
-    """Compare with the newest checkpoint in Vault, unless it is the one that the journal has.
+def _refuse_new_name(parts: Parts, head: Head) -> None:
+    """Refuse a log that goes by another name than before, unless a restore in it tells of that; and what was seen.
+
+    Raises:
+        EvidenceError: it does.
+    """
+    seen = parts.last_signed
+    if seen is not None and seen.origin == head.origin:
+        _refuse_other(parts, head, seen.size, seen.root, "was signed by this very process")
+    log = parts.journal.log
+    restores = {str(detail.get("origin")) for detail in details(log.acts("restore"))}
+    former = {str(detail.get("vkey")).partition("+")[0] for detail in details(log.acts("log_key"))} - {head.origin}
+    if former - restores:
+        raise EvidenceError(
+            "The audit log goes by another name than before, and no restore in it tells of that",
+            why=f"it was {', '.join(sorted(former - restores))}, and is {head.origin}",
+            next_step=NEXT,
+        )
+
+
+def _compare_with_vault(parts: Parts, head: Head) -> None:
+    """Compare with the newest checkpoint in Vault, once; after that this process knows what it signed itself.
 
     Raises:
         EvidenceError: Vault knows of more, or of something else.
+        VaultError: Vault cannot be asked.
     """
-    if last is not None and parts.anchor_seen:
+    if parts.anchor_seen == head.origin:
         return
-    try:
-        newest = parts.store.anchors.newest(folder(head.origin))
-    except VaultError:
-        return  # It is signed without, and is told when it cannot be anchored.
+    newest = parts.store.anchors.newest(folder(head.origin))
     if newest is not None:
-        found = note.read_checkpoint(newest.note)
+        try:
+            found = note.read_checkpoint(newest.note)
+        except EvidenceError as exc:
+            raise EvidenceError(
+                f"What stands in Vault at {parts.store.anchors.path(newest)} is no checkpoint",
+                why=exc.why,
+                next_step="Find out who wrote it. An administrator of Vault can remove it; varmenne's policy cannot",
+            ) from exc
         _refuse_other(parts, head, found.size, found.root, "stands in Vault")
-    parts.anchor_seen = True
+    parts.anchor_seen = head.origin
 
 
 def _refuse_other(parts: Parts, head: Head, size: int, root: bytes, where: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from varmenne.audit import verifier
 from varmenne.audit.bundle import NoteFile, write_bundle
 from varmenne.domain.audit import moment
-from varmenne.enrollment.evidence.checkpoints import folder
+from varmenne.enrollment.evidence.checkpoints import details, folder
 
 if TYPE_CHECKING:
     from varmenne.audit.verifier import Named, Report, Trust
@@ -137,6 +136,5 @@ def vkeys(parts: Parts) -> tuple[str, ...]:
 
 def _vkeys(records: Iterable[bytes], origin: str) -> tuple[str, ...]:
     """Return the verification keys that records of their birth tell of, those of a name first."""
-    details = (json.loads(body).get("detail") for body in records)
-    found = [str(detail["vkey"]) for detail in details if isinstance(detail, dict) and "vkey" in detail]
+    found = [str(detail["vkey"]) for detail in details(records) if "vkey" in detail]
     return tuple(sorted(dict.fromkeys(found), key=lambda one: not one.startswith(f"{origin}+")))

@@ -44,12 +44,13 @@ def add(parts: Parts, reply: bytes, witnesses: tuple[verifier.Key, ...]) -> Chec
     refused: EvidenceError | None = None
     for one in reversed(parts.journal.log.checkpoints()):
         try:
-            signed = dataclasses.replace(one, note=add_cosignatures(one.note, reply, witnesses))
+            signed = add_cosignatures(one.note, reply, witnesses)
         except EvidenceError as exc:
             refused = refused or exc
         else:
-            parts.journal.log.save(signed)
-            return signed
+            if not parts.journal.log.cosigned(one, signed):
+                raise StateError("Another signature was put there at the same moment", next_step="Run it again")
+            return dataclasses.replace(one, note=signed)
     raise refused or StateError("The audit log has no checkpoint yet", next_step="varmenne audit checkpoint")
 
 
