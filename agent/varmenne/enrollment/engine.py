@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 LEASE_MARGIN = timedelta(seconds=60)
 DEFECT = "This is a defect in varmenne. What was done is safe. Run the command again with -vv and report what it shows"
+TRIES_TO_END = 5
+"""So often it is tried to end an enrollment that another worker changes at the same moment, such as by a rehearsal."""
 UNATTENDED_DELAY = timedelta(hours=6)
 """When the agent looks again at a row that failed for a reason that does not pass: somebody may have mended it."""
 
@@ -276,11 +278,20 @@ class Engine:
             self._end(old, State.SUPERSEDED, "supersede")
 
     def _end(self, other: Enrollment, target: State, step: str) -> None:
-        """Take another enrollment to an end, since this one takes its place."""
-        changes = {"due_at": next_due(self._parts, other, target), "owner": None}
-        self._parts.journal.commit(
-            other, self._parts.now, target, step=step, changes=changes, detail={"by": self._row.id}
-        )
+        """Take another enrollment to an end, since this one takes its place, also if somebody is at work on it."""
+        source = other.state
+        for left in reversed(range(TRIES_TO_END)):
+            changes = {"due_at": next_due(self._parts, other, target), "owner": None}
+            try:
+                self._parts.journal.commit(
+                    other, self._parts.now, target, step=step, changes=changes, detail={"by": self._row.id}
+                )
+            except StateError as exc:
+                other = self._parts.journal.get(other.id)
+                if not exc.facts.get("overtaken") or other.state is not source or not left:
+                    raise
+            else:
+                return
 
     def _wait(self, outcome: Outcome, due: datetime, until: datetime) -> None:
         """Wait until the row is due, telling so every second; give up where that is later than allowed."""

@@ -37,7 +37,11 @@ def get_row(connection: sa.Connection, enrollment_id: str) -> Enrollment:
 def update_row(
     connection: sa.Connection, row: Enrollment, now: datetime, values: dict[str, Any], *, clock_only: bool = False
 ) -> Enrollment:
-    """Write values by compare-and-set on the version, and return the new row."""
+    """Write values by compare-and-set on the version, and return the new row.
+
+    Raises:
+        StateError: the row was changed since it was read; the fact ``overtaken`` says so.
+    """
     if not clock_only:
         values = {"claims": 0, **values, "updated_at": now}
     values = values | {"version": row.version + 1}
@@ -48,6 +52,7 @@ def update_row(
         raise StateError(
             f"Enrollment {row.id} was changed by somebody else in between",
             next_step="`varmenne show` tells where it stands",
+            overtaken=True,
         )
     return enrollment_of(written)
 
