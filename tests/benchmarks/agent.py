@@ -111,7 +111,8 @@ def _fleet(stage: Stage) -> None:
 def _first(stage: Stage) -> Enrollment:
     """Enroll for one certificate, whose row the others are copies of. The service is asked as seldom as by default."""
     usual = ServiceSettings()
-    asked: dict[tuple[str, ...], Any] = {("service", name): getattr(usual, name) for name in ("first_poll_seconds", "longest_poll_seconds")}
+    names = ("first_poll_seconds", "longest_poll_seconds")
+    asked: dict[tuple[str, ...], Any] = {("service", name): getattr(usual, name) for name in names}
     stage.config.write_text(changed(stage.config, {("agent", "workers"): WORKERS, **asked}))
     credentials = parse_credentials(json.dumps(stage.bench.order("0123456-7").as_json()))
     wanted = Order(customer=CustomerId("0123456-7"), name=None)

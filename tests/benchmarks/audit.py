@@ -43,18 +43,27 @@ def main() -> None:
 
 
 def record(number: int) -> AuditRecord:
-    """Return a record as an act on a key writes it."""
+    """Return a record as an act on a key writes it: each key has one at first, and is rehearsed from then on."""
     return AuditRecord(
         at=NOW + timedelta(seconds=number),
         actor="varmenne",
         host="host.example.org",
-        act="test",
-        enrollment=None,
+        act="adopt" if number < KEYS else "rehearse",
+        enrollment=enrollment(number),
+        environment="production",
+        source=None if number < KEYS else "active",
+        target="active",
         key_id=f"{number % KEYS:032x}",
-        public_key="0" * 64,
+        public_key=f"{number % KEYS:064x}",
         certificate="1" * 64,
-        detail={"number": number},
+        detail={"ok": True},
+        row="2" * 64,
     )
+
+
+def enrollment(number: int) -> str:
+    """Return whose record one is."""
+    return f"20261124-{number % KEYS:08x}"
 
 
 def append(state_dir: Path) -> None:
@@ -70,7 +79,7 @@ def append(state_dir: Path) -> None:
         def plain() -> None:
             body = record(next(numbers)).encoded()
             with journal._transaction() as connection:
-                connection.execute(insert, {"enrollment_id": None, "body": body})
+                connection.execute(insert, {"enrollment_id": enrollment(0), "body": body})
 
         times = medians({"log": lambda: journal.log.add(record(next(numbers))), "bare": plain}, rounds=600)
     detail = f"{times['log'] * 1e3:.2f} ms ÷ {times['bare'] * 1e3:.2f} ms, each a durable transaction"
@@ -89,7 +98,11 @@ def fill(state_dir: Path) -> None:
                 nodes += new
             with journal._transaction() as connection:
                 connection.execute(
-                    sa.insert(schema.log), [{"seq": start + at, "body": body} for at, body in enumerate(bodies)]
+                    sa.insert(schema.log),
+                    [
+                        {"seq": start + at, "enrollment_id": enrollment(start + at), "body": body}
+                        for at, body in enumerate(bodies)
+                    ],
                 )
                 connection.execute(
                     sa.insert(schema.node), [{"level": n.level, "index": n.index, "hash": n.hash} for n in nodes]
