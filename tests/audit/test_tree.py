@@ -12,6 +12,7 @@ from scitt_cose import merkle as scitt
 
 from harness.evidence import root, subtrees
 from varmenne.audit import verifier
+from varmenne.audit.growth import verify_consistency
 from varmenne.audit.verifier import Refused
 from varmenne.domain import merkle
 
@@ -47,7 +48,7 @@ class Consistency:
 
     def ask(self) -> None:
         """Let the verifier answer."""
-        verifier.verify_consistency(self.old, self.old_root, self.size, self.root, self.proof)
+        verify_consistency(self.old, self.old_root, self.size, self.root, self.proof)
 
 
 def inclusion(index: int, size: int) -> Inclusion:

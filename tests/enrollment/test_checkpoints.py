@@ -221,7 +221,7 @@ def test_a_restore_goes_on_under_a_new_name(stage: Stage, tmp_path: Path) -> Non
     index = re.search(r"a restore, record ([0-9]+),", lost.what)
     assert index is not None
     assert stage.run("audit", "verify").code == EvidenceError.exit_code
-    assert stage.run("audit", "verify", "--restore", index[1]).code == 0
+    assert stage.run("audit", "verify", "--known", index[1]).code == 0
 
 
 def test_the_command_line(stage: Stage, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from varmenne.audit import verifier
+from varmenne.audit.growth import verify_consistency
 from varmenne.audit.note import refusing, signature_line, with_lines
 from varmenne.audit.verifier import Checkpoint, Key, Refused
 from varmenne.errors import InputError, JournalError
@@ -202,7 +203,7 @@ def _refusal(
     if old != size or (size == checkpoint.size and root != checkpoint.root):
         return Reply(409, b"%d\n" % size, "text/x.tlog.size")
     try:
-        verifier.verify_consistency(size, root, checkpoint.size, checkpoint.root, proof)
+        verify_consistency(size, root, checkpoint.size, checkpoint.root, proof)
     except Refused as exc:
         return Reply(422, f"{exc}\n".encode())
     return None

@@ -39,12 +39,11 @@ def trust_options(command: F) -> F:
     """Add the options that say whom an auditor trusts."""
     for option in (
         click.option(
-            "--restore",
-            "restores",
+            "--known",
             metavar="INDEX",
             type=click.IntRange(min=0),
             multiple=True,
-            help="The record of a restore that you know of, and that it took records away.",
+            help="The record of a restore, or of a clock that was set back, that you know of.",
         ),
         click.option(
             "--anchor",
@@ -80,7 +79,7 @@ def verify(
     keys: tuple[str, ...],
     policy: Path | None,
     anchors: tuple[Path, ...],
-    restores: tuple[int, ...],
+    known: tuple[int, ...],
 ) -> None:
     """Verify log, rows, checkpoints and witnesses, and name the first record that is wrong.
 
@@ -90,7 +89,7 @@ def verify(
     from varmenne.enrollment.evidence.live import proven
     from varmenne.errors import EvidenceError, InputError
 
-    trust = _trust(keys, policy, anchors, restores)
+    trust = _trust(keys, policy, anchors, known)
     if bundle is None:
         with app.parts(app.settings(), notice=False) as parts:
             report = proven(parts, trust, vault=vault)
@@ -200,7 +199,7 @@ def key(app: App) -> None:
     app.emit(list(found), "\n".join(found))
 
 
-def _trust(keys: tuple[str, ...], policy: Path | None, anchors: tuple[Path, ...], restores: tuple[int, ...]) -> Trust:
+def _trust(keys: tuple[str, ...], policy: Path | None, anchors: tuple[Path, ...], known: tuple[int, ...]) -> Trust:
     """Read whom an auditor trusts.
 
     Raises:
@@ -214,7 +213,7 @@ def _trust(keys: tuple[str, ...], policy: Path | None, anchors: tuple[Path, ...]
             keys=parsed(keys),
             policy=None if policy is None else verifier.parse_policy(policy.read_bytes()),
             anchors=tuple((str(path), path.read_bytes()) for path in anchors),
-            restores=frozenset(restores),
+            known=frozenset(known),
         )
     except verifier.Refused as exc:
         raise InputError("What you trust cannot be read", why=str(exc)) from exc

@@ -45,9 +45,9 @@ class LiveEvidence:
             "vkeys": list(_vkeys(self._seen.acts("log_key"), self._seen.head.origin)),
         }
 
-    def records(self) -> Iterator[tuple[bytes, bytes | None]]:
+    def records(self) -> Iterator[bytes]:
         """Yield each record as it is kept."""
-        return ((body, None) for body in self._seen.records())
+        return self._seen.records()
 
     def rows(self) -> Iterator[bytes]:
         """Yield what each row of the journal is."""
