@@ -29,6 +29,7 @@ from varmenne.audit import note, verifier
 from varmenne.clock import system_clock
 from varmenne.domain import merkle
 from varmenne.domain.audit import AuditRecord, canonical
+from varmenne.domain.check import Verdict
 from varmenne.domain.enrollment import Enrollment
 from varmenne.domain.keys import KeyId
 from varmenne.enrollment.enroll import enroll
@@ -53,6 +54,7 @@ class By(Enum):
     KEY = "audit verify with the log's key, as it was noted"
     KEPT = "audit verify with a checkpoint that somebody kept"
     RECONCILE = "audit reconcile"
+    CHECK = "journal check"
     PASSPORT = "audit passport"
 
 
@@ -147,7 +149,7 @@ def edit(scene: Scene) -> None:
 def text(scene: Scene) -> None:
     """Put a text that is no record in the place of the one that tells the log's key."""
     (at,) = [at for at, body in enumerate(scene.bodies()) if json.loads(body)["act"] == "log_key"]
-    scene.execute(sa.text(f"UPDATE log SET body = 'nothing' WHERE seq = {at}"))
+    scene.execute(sa.text("UPDATE log SET body = 'nothing' WHERE seq = :at").bindparams(at=at))
 
 
 def edit_and_regrow(scene: Scene) -> None:
@@ -211,6 +213,18 @@ def clock(scene: Scene) -> None:
     with Parts(scene.stage.settings, clock=lambda: system_clock() - timedelta(days=2)) as parts:
         parts.journal.log.record("test", parts.now)
         checkpoint(parts)
+
+
+def nodes_deleted(scene: Scene) -> None:
+    """Take the tree's nodes away, so that nothing can be signed any more."""
+    scene.execute(sa.delete(schema.node))
+
+
+def node_changed(scene: Scene) -> None:
+    """Change one of the tree's nodes."""
+    scene.execute(
+        sa.update(schema.node).where(schema.node.c.level == 2, schema.node.c.index == 0).values(hash=bytes(32))
+    )
 
 
 def row_edited(scene: Scene) -> None:
@@ -412,6 +426,8 @@ MANIPULATIONS: tuple[tuple[Callable[[Scene], None], By], ...] = (
     (extractable, By.RECONCILE),
     (vault_back, By.RECONCILE),
     (vault_deleted, By.RECONCILE),
+    (nodes_deleted, By.CHECK),
+    (node_changed, By.CHECK),
     (answer_swapped, By.PASSPORT),
 )
 
@@ -421,6 +437,8 @@ def proven_by(scene: Scene, by: By) -> bool:
     with scene.stage.parts() as parts:
         if by is By.RECONCILE:
             return not [one for one in differences(parts, Listener()) if one.kind.matters]
+        if by is By.CHECK:
+            return not [check for check in parts.journal.inspect() if check.verdict is Verdict.FAIL]
         if by is By.PASSPORT:
             try:
                 issue(parts, Listener(), scene.row.id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from harness.hooks import Hooks
 from harness.objects import DECRYPT, EXTRACTABLE, private_rsa_keys, set_flag
 from harness.stage import Listener, Stage, order_for
 from harness.years import IN_THE_WINDOW, WAIT, Years
+from varmenne.clock import system_clock
 from varmenne.domain.audit import fingerprint
 from varmenne.domain.check import Verdict
 from varmenne.domain.enrollment import Enrollment
@@ -19,7 +21,8 @@ from varmenne.domain.steps import State
 from varmenne.enrollment.doctor import check_up
 from varmenne.enrollment.enroll import enroll
 from varmenne.enrollment.evidence.custody import live, probe_all
-from varmenne.enrollment.preflight import key_probe_name, probe, prove_token, tried, unfit
+from varmenne.enrollment.parts import Parts
+from varmenne.enrollment.preflight import probe, probe_name, prove_token, tried, unfit
 from varmenne.enrollment.renew import rehearse, renew
 from varmenne.errors import KeyNotFound, TokenUnfit
 
@@ -47,7 +50,7 @@ def test_each_refusal_is_recorded_with_its_key(years: Years) -> None:
     row = years.first()
     with years.parts() as parts:
         token, key = probe_all(parts, Listener(), live(parts))
-        kept = parts.journal.latest_probe(key_probe_name(row))
+        kept = parts.journal.latest_probe(probe_name(parts, parts.token.identity()))
     assert (token.row, token.error, key.error) == (None, None, None)
     (record,) = of_key(years.stage, row)
     assert (record["key_id"], record["outcome"]) == (row.key_id.hex(), "done")
@@ -56,26 +59,30 @@ def test_each_refusal_is_recorded_with_its_key(years: Years) -> None:
     assert tries["read PRIVATE_EXPONENT"] == ("refused", "CKR_ATTRIBUTE_SENSITIVE")
     assert tries["decrypt RSA_PKCS"] == ("refused", "CKR_KEY_FUNCTION_NOT_PERMITTED")
     assert tries["attributes as at birth"] == ("refused", "they read as at the key's birth")
+    scratch = records(years.stage)[-2]
     assert kept is not None
     assert kept[1]
-    assert {line["name"]: (line["outcome"], line["detail"]) for line in kept[2]["results"]} == tries
-    scratch = records(years.stage)[-2]
+    assert {line["name"]: [line["outcome"], line["detail"]] for line in kept[2]["results"]} == {
+        name: [outcome, detail] for outcome, detail, names in scratch["detail"]["tries"] for name in names
+    }
     assert (scratch["enrollment"], scratch["outcome"]) == (None, "done")
     assert {"copy with EXTRACTABLE true", "set EXTRACTABLE true", "set DECRYPT true"} <= {
         name for _outcome, _detail, names in scratch["detail"]["tries"] for name in names
     }
 
 
-def test_probing_again_keeps_the_newest_and_the_log_keeps_all(years: Years) -> None:
-    """Of a live key the journal has one probe, however often it is made; each is in the log."""
-    row = years.first()
-    with years.parts() as parts:
-        for _ in range(3):
-            tried(parts, row)
-    assert len(of_key(years.stage, row)) == 3
-    with years.parts() as parts, parts.journal._database.reading() as connection:
-        names = [name for (name,) in connection.exec_driver_sql("SELECT token FROM probe").all()]
-    assert names.count(key_probe_name(row)) == 1
+def test_a_probe_is_dated_by_its_end(stage: Stage) -> None:
+    """It may take minutes: what others record meanwhile must not seem to be from before it."""
+    moments = iter(system_clock() + timedelta(minutes=number) for number in range(1_000))
+    last: list[datetime] = []
+
+    def clock() -> datetime:
+        last.append(next(moments))
+        return last[-1]
+
+    with Parts(stage.settings, clock=clock) as parts:
+        probed = parts.token.probe()
+    assert probed.at == last[-1] > last[0]
 
 
 @pytest.mark.parametrize(

@@ -293,7 +293,7 @@ def test_errors_hold_no_values(tmp_path: Path) -> None:
     """A database error is told without the statement's parameters."""
     with Journal(tmp_path) as journal:
         with sqlite3.connect(journal.path) as connection:
-            connection.execute("DROP TABLE probe")
+            connection.execute("DROP TABLE log")
         connection.close()
         with pytest.raises(JournalError) as caught:
             journal.save_probe("a-value", NOW + timedelta(0), fit=True, result={"another": "value"})

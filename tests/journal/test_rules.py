@@ -269,10 +269,28 @@ def test_the_newest_key_is_the_newest_by_time(journal: Journal) -> None:
 def test_probes_are_kept_by_token(journal: Journal) -> None:
     """The newest probe of a token counts."""
     assert journal.latest_probe("t") is None
-    journal.save_probe("t", NOW, fit=False, result={"wrap": "allowed: it came out"})
-    journal.save_probe("t", NOW + LEASE, fit=True, result={"wrap": "refused: CKR"})
+    refused = {"results": [{"name": "wrap", "outcome": "refused", "detail": "CKR"}]}
+    journal.save_probe("t", NOW, fit=False, result={"results": [{**refused["results"][0], "outcome": "allowed"}]})
+    journal.save_probe("t", NOW + LEASE, fit=True, result=refused)
     journal.save_probe("other", NOW + LEASE, fit=False, result={})
-    assert journal.latest_probe("t") == (NOW + LEASE, True, {"wrap": "refused: CKR"})
+    journal.save_probe("t", NOW + LEASE, fit=False, result={}, row=take_to(journal, add(journal), State.KEYED))
+    assert journal.latest_probe("t") == (NOW + LEASE, True, refused)
+
+
+def test_keys_that_failed_their_newest_probe_are_unfit(journal: Journal) -> None:
+    """The newest probe of a key counts, by the log; keys of other tokens and destroyed ones do not."""
+    good, bad, gone, elsewhere = (take_to(journal, add(journal), State.KEYED) for _ in range(4))
+    for row, fit in ((good, False), (good, True), (bad, True), (bad, False), (gone, False), (elsewhere, False)):
+        journal.save_probe(f"token/{row.id}", NOW, fit=fit, result={}, row=row)
+    with journal._transaction() as connection:
+        connection.execute(
+            sa.update(schema.enrollment).where(schema.enrollment.c.id == gone.id).values(state=State.DESTROYED)
+        )
+        connection.execute(
+            sa.update(schema.enrollment).where(schema.enrollment.c.id == elsewhere.id).values(token="other")
+        )
+    assert journal.unfit_keys("token") == (bad.id,)
+    assert journal.unfit_keys("other") == (elsewhere.id,)
 
 
 def test_only_what_is_in_use_is_renewed(journal: Journal) -> None:

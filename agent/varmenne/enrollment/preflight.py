@@ -6,9 +6,8 @@ import dataclasses
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from varmenne.domain.identifiers import EnrollmentId
 from varmenne.domain.keys import CustodyProbe, ProbeResult
-from varmenne.domain.steps import Method, State
+from varmenne.domain.steps import Method
 from varmenne.enrollment import facts
 from varmenne.enrollment.reconcile import refuse_older_journal
 from varmenne.errors import KeyNotFound, StateError, TokenUnfit
@@ -117,9 +116,7 @@ def key_probe_name(row: Enrollment) -> str:
 
 def unfit_keys(parts: Parts, token: TokenIdentity) -> tuple[Enrollment, ...]:
     """Return the enrollments whose live keys in a token did not pass their newest probe and are not destroyed."""
-    names = parts.journal.unfit_probes(f"{token.digest}/")
-    rows = (parts.journal.get(EnrollmentId(name.partition("/")[2])) for name in names)
-    return tuple(row for row in rows if row.state is not State.DESTROYED)
+    return tuple(map(parts.journal.get, parts.journal.unfit_keys(token.digest)))
 
 
 def probe(parts: Parts, row: Enrollment | None = None) -> CustodyProbe:

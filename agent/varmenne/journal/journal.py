@@ -21,13 +21,13 @@ from varmenne.domain.hooks import NewHook
 from varmenne.domain.keys import KeyId
 from varmenne.domain.steps import ENDED, INTENTS, Method, State, allowed
 from varmenne.errors import StateError
-from varmenne.journal import claims, meta, past, rows, schema, witness
+from varmenne.journal import claims, meta, past, probes, rows, schema, witness
 from varmenne.journal.copies import copy_sqlite
 from varmenne.journal.database import open_database
 from varmenne.journal.hooks import Hooks, forget_hooks, insert_hooks
 from varmenne.journal.inspection import inspect
 from varmenne.journal.lock import InUse
-from varmenne.journal.log import Log, append_answer, append_day, append_probe
+from varmenne.journal.log import Log, append_answer, append_day
 from varmenne.journal.owner import this_process
 from varmenne.journal.queries import Queries
 from varmenne.journal.rows import enrollment_of, get_row, update_row, write_event
@@ -306,21 +306,17 @@ class Journal(Queries):
     def save_probe(
         self, token: str, at: datetime, *, fit: bool, result: Mapping[str, Any], row: Enrollment | None = None
     ) -> None:
-        """Keep what a custody probe found.
+        """Keep in the audit log what a custody probe found.
 
         Args:
             token: name of what was probed, see :mod:`varmenne.enrollment.preflight`.
             at: when.
             fit: the verdict.
             result: each try.
-            row: the enrollment whose live key it was; of such a key only the newest probe is kept beside the log.
+            row: the enrollment whose live key it was.
         """
-        table = schema.probe
         with self._transaction() as connection:
-            if row is not None:
-                connection.execute(sa.delete(table).where(table.c.token == token))
-            connection.execute(sa.insert(table).values(token=token, at=at, fit=fit, result=dict(result)))
-            append_probe(connection, at, {"token": token, "fit": fit, **result}, row)
+            probes.append(connection, at, {"token": token, "fit": fit, **result}, row)
         self.log.grew = True
 
     def check(self) -> None:

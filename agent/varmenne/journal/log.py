@@ -100,29 +100,22 @@ def append_answer(
     append(connection, about(row, at=now, actor=this_person(), host=this_host(), act="answer", detail=detail))
 
 
-def append_probe(connection: sa.Connection, now: datetime, found: Mapping[str, Any], row: Enrollment | None) -> None:
-    """Append the record of a custody probe: of a token, or of an enrollment's live key.
-
-    Tries that ended alike stand together, since each key is probed every week for years.
-    """
-    tries: dict[tuple[str, str], list[str]] = {}
-    for one in found.get("results", ()):
-        tries.setdefault((one["outcome"], one["detail"]), []).append(one["name"])
-    detail = {name: value for name, value in found.items() if name != "results"}
-    detail["tries"] = [[*ended, names] for ended, names in sorted(tries.items())]
-    who = {"at": now, "actor": this_person(), "host": this_host()}
-    facts = {**who, "act": "probe", "outcome": "done" if found["fit"] else "failed", "detail": detail}
-    append(connection, AuditRecord(**facts) if row is None else about(row, **facts))  # type: ignore[arg-type]
-
-
 def append_day(connection: sa.Connection, now: datetime) -> None:
     """Append the record of a day: by it, a log in which nothing happened differs from one that was cut off."""
     append(connection, AuditRecord(at=now, actor=this_person(), host=this_host(), act="day"))
 
 
-def append_restore(connection: sa.Connection, now: datetime, before: str, size: int) -> None:
-    """Append the record of a restore, by which the log got a new name, of what its name and size were before."""
-    detail = {"origin": before, "size": size}
+def append_restore(connection: sa.Connection, now: datetime, before: str, size: int, known: Collection[str]) -> None:
+    """Append the record of a restore, by which the log got a new name.
+
+    Args:
+        connection: the restore's transaction.
+        now: when.
+        before: what the log was called in the backup.
+        size: how many records it had there.
+        known: the other names under which this host knew it, such as that since an earlier restore of the same backup.
+    """
+    detail = {"origin": before, "size": size, **({"known": [*known]} if known else {})}
     append(connection, AuditRecord(at=now, actor=this_person(), host=this_host(), act="restore", detail=detail))
 
 
@@ -138,12 +131,20 @@ def append(connection: sa.Connection, record: AuditRecord) -> int:
     return int(found.size)
 
 
-def recomputed(connection: sa.Connection) -> merkle.Tree:
-    """Grow the tree anew from all records; what the database says of it is not looked at."""
-    tree = merkle.Tree()
+def recomputed(connection: sa.Connection) -> tuple[merkle.Tree, bool]:
+    """Grow the tree anew from all records, and tell whether the nodes that are kept are those of that tree.
+
+    The tree comes from the records alone; what the database says of it is only compared.
+    """
+    tree, fit, count = merkle.Tree(), True, 0
+    kept_nodes: dict[int, Iterator[tuple[int, object]]] = {}
     for _index, body in _records(connection, 0, None):
-        tree, _nodes = tree.grown(merkle.leaf_hash(body))
-    return tree
+        tree, new = tree.grown(merkle.leaf_hash(body))
+        count += len(new)
+        for node in new:
+            beside = kept_nodes.setdefault(node.level, _nodes(connection, node.level))
+            fit = fit and next(beside, None) == (node.index, node.hash)
+    return tree, fit and count == connection.execute(sa.select(sa.func.count()).select_from(schema.node)).scalar_one()
 
 
 def kept(connection: sa.Connection) -> merkle.Tree:
@@ -417,12 +418,33 @@ def _records(connection: sa.Connection, start: int, end: int | None) -> Iterator
         start = found[-1].seq + 1
 
 
+def _nodes(connection: sa.Connection, level: int) -> Iterator[tuple[int, object]]:
+    """Yield index and hash of the nodes of a level, a page at a time."""
+    table, after = schema.node, -1
+    query = sa.select(table.c.index, table.c.hash).where(table.c.level == level).order_by(table.c.index).limit(PAGE)
+    while found := connection.execute(query.where(table.c.index > after)).all():
+        yield from ((at, value) for at, value in found)
+        after = found[-1][0]
+
+
 def _acts(connection: sa.Connection, act: str) -> tuple[bytes, ...]:
     """Return the records of acts of one kind that are about no enrollment, oldest first."""
     table = schema.log
     query = sa.select(table.c.body).where(table.c.enrollment_id.is_(None)).order_by(table.c.seq)
     bodies = (_bytes(row.body) for row in connection.execute(query))
     return tuple(body for body in bodies if _act(body) == act)
+
+
+def parsed(body: object) -> dict[str, Any]:
+    """Read a record.
+
+    Raises:
+        EvidenceError: somebody has put something else in its place.
+    """
+    try:
+        return dict(json.loads(_bytes(body)))
+    except (ValueError, TypeError) as exc:
+        raise _tampered("a record", str(exc)) from exc
 
 
 def _act(body: bytes) -> object:

@@ -19,7 +19,7 @@ from varmenne.domain.steps import KNOWN_ANSWER, Method, State
 from varmenne.errors import JournalError, OutcomeUncertain
 from varmenne.journal import meta, schema
 from varmenne.journal.database import Database
-from varmenne.journal.log import append_restore, kept, origin
+from varmenne.journal.log import ORIGIN, append_restore, kept, origin
 from varmenne.journal.owner import this_process
 from varmenne.journal.rows import get_row, write_event
 from varmenne.journal.sent import Mark, SentRecord
@@ -194,7 +194,8 @@ def reconcile(database: Database, record: SentRecord, now: datetime) -> tuple[li
         mark = Mark(secrets.token_hex(8), max(come.sent, 0 if known is None else known.sent))
         before = origin(connection)
         begin_epoch(connection, mark)
-        append_restore(connection, now, before, size)
+        others = dict.fromkeys(f"{ORIGIN}{epoch}" for epoch in record.epochs())
+        append_restore(connection, now, before, size, [name for name in others if name != before])
     with database.translated():
         record.note(mark)
     return [Doubt(EnrollmentId(row["id"]), row["was"]) for row in reversed(uncertain)], is_complete

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from varmenne.domain import identifiers as ids
 from varmenne.domain.enrollment import Enrollment, Event, StoredAnswer
 from varmenne.domain.steps import Method, State
-from varmenne.journal import claims, rows, schema, witness
+from varmenne.journal import claims, probes, rows, schema, witness
 from varmenne.journal.database import Database
 from varmenne.journal.rows import enrollment_of, get_row
 
@@ -189,19 +189,22 @@ class Queries:
             )
 
     def latest_probe(self, token: str) -> tuple[datetime, bool, dict[str, Any]] | None:
-        """Return time, fitness and result of the newest probe of a token."""
-        table = schema.probe
-        query = sa.select(table).where(table.c.token == token).order_by(table.c.id.desc()).limit(1)
-        with self._reading() as connection:
-            row = connection.execute(query).one_or_none()
-        return None if row is None else (row.at, row.fit, row.result)
+        """Return time, fitness and result of the newest probe of a token, as the audit log has it.
 
-    def unfit_probes(self, beginning: str) -> tuple[str, ...]:
-        """Return the names that begin so of what did not pass a probe that is kept, in their order."""
-        table = schema.probe
-        query = sa.select(table.c.token).where(table.c.fit.is_(False), table.c.token.startswith(beginning))
+        Raises:
+            EvidenceError: somebody else has written a record of a probe.
+        """
         with self._reading() as connection:
-            return tuple(connection.execute(query.order_by(table.c.token)).scalars())
+            return probes.latest(connection, token)
+
+    def unfit_keys(self, token: str) -> tuple[ids.EnrollmentId, ...]:
+        """Return the enrollments whose live keys in a token (a hash of its identity) did not pass their newest probe.
+
+        Raises:
+            EvidenceError: somebody else has written a record of a probe.
+        """
+        with self._reading() as connection:
+            return probes.unfit(connection, token)
 
     def unknown(self, enrollments: Collection[ids.EnrollmentId]) -> tuple[ids.EnrollmentId, ...]:
         """Return those of the enrollments that have no row here and that nobody has acknowledged as another's."""

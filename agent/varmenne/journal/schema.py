@@ -153,16 +153,6 @@ answer = sa.Table(
     sa.Column("verdict", sa.Text),
 )
 
-probe = sa.Table(
-    "probe",
-    metadata,
-    sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
-    sa.Column("token", sa.Text, nullable=False, index=True, comment="hash of the token's identity"),
-    sa.Column("at", UtcTime, nullable=False),
-    sa.Column("fit", sa.Boolean, nullable=False),
-    sa.Column("result", sa.JSON, nullable=False),
-)
-
 log = sa.Table(
     "log",
     metadata,

@@ -71,6 +71,13 @@ class SentRecord:
                 return Mark(document["epoch"], document["sent"])
         return None
 
+    def epochs(self) -> Iterator[str]:
+        """Yield the epochs that the lines name, oldest first."""
+        with contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
+            for line in file:
+                with contextlib.suppress(ValueError):
+                    yield str(json.loads(line)["epoch"])
+
     def begun(self) -> Iterator[Begun]:
         """Yield the intents, oldest first. A line that a power cut left torn is passed over: it was never acted on."""
         with contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:

@@ -267,9 +267,9 @@ class Token:
 
         Real keys are not touched. ``fit`` of the result is the verdict; a token that is not fit raises nothing here.
         """
-        now = self._clock()
-        probed = self._call(say.Probe(now))
-        return CustodyProbe(token=probed.status.identity, at=now, results=probed.results)
+        probed = self._call(say.Probe(self._clock()))
+        # It may take minutes, in which others record what they do; what it found is so at its end.
+        return CustodyProbe(token=probed.status.identity, at=self._clock(), results=probed.results)
 
     def probe_key(self, key_id: KeyId) -> tuple[ProbeResult, ...]:
         """Try on a live key what must be refused and changes nothing: reading its secret parts, decrypting, unwrapping.

@@ -14,6 +14,7 @@ def upgrade() -> None:
     op.create_index("ix_enrollment_replaces", "enrollment", ["replaces"])
     op.drop_index("ix_enrollment_token", "enrollment")
     op.create_index("ix_enrollment_token", "enrollment", ["token", "created_at"])
+    op.drop_table("probe")  # The log has them from now on; a token is probed anew.
     moment = sa.DateTime(timezone=True)
     op.create_table(
         "log",
