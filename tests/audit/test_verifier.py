@@ -19,6 +19,7 @@ from varmenne.domain.audit import canonical, fingerprint, moment
 
 FIRST, SECOND = "20261124-00000001", "20261124-00000002"
 LATER = "varmenne/ffeeddccbbaa9988"
+BETWEEN = "varmenne/1111111111111111"
 
 
 @pytest.fixture
@@ -284,6 +285,46 @@ def test_a_restore_that_lost_records_is_an_error_until_somebody_knows_of_it(stor
     report = story.verified(known=frozenset({8}))
     assert report.ok
     assert [words in one for one in notices(report)] == [True]
+
+
+def test_what_was_signed_since_another_restore_is_lost_with_that_restore(story: Story) -> None:
+    """An older backup was restored, and then the right one: the log never was what was signed between the two."""
+    story.passports = []
+    between = story.copy()
+    between.restore(3, BETWEEN)
+    story.anchors.append(between.checkpoint())
+    for names in ([], [ORIGIN], ["varmenne/0000000000000000"]):
+        other = story.copy()
+        other.restore(16, LATER, known=names)
+        other.checkpoint()
+        assert ["the log is not the one that was signed" in one for one in errors(other.verified())] == [True]
+        assert not other.verified(known=frozenset({16})).ok
+    story.restore(16, LATER, known=[ORIGIN, BETWEEN])
+    story.checkpoint()
+    words = f"the 4 records of {BETWEEN} are gone: a restore, record 16, took them away"
+    assert [words in one for one in errors(story.verified())] == [True]
+    report = story.verified(known=frozenset({16}))
+    assert (report.ok, [words in one for one in notices(report)]) == (True, [True])
+
+
+def test_a_restore_does_not_excuse_two_logs_of_the_name_that_it_ended(story: Story) -> None:
+    """What the log was called until the restore is proven up to there, whatever else the record says."""
+    story.passports = []
+    fork = story.copy()
+    fork.restore(3, ORIGIN)
+    story.anchors.append(fork.checkpoint())
+    story.restore(16, LATER, known=[ORIGIN])
+    story.checkpoint()
+    assert not story.verified(known=frozenset({16})).ok
+
+
+@pytest.mark.parametrize("known", [7, "abc", None, {"a": 1}, [[], {}, 7, None]])
+def test_names_that_are_none_are_passed_over(story: Story, known: Any) -> None:
+    """Whoever writes a record may write anything into it."""
+    story.passports = []
+    story.restore(16, LATER, known=known)
+    story.checkpoint()
+    assert story.verified().ok
 
 
 def test_a_restore_that_nobody_signed_excuses_nothing(story: Story) -> None:

@@ -224,6 +224,22 @@ def test_a_restore_goes_on_under_a_new_name(stage: Stage, tmp_path: Path) -> Non
     assert stage.run("audit", "verify", "--known", index[1]).code == 0
 
 
+def test_the_same_backup_can_be_restored_more_than_once(stage: Stage, tmp_path: Path) -> None:
+    """Each restore takes the record of the one before away; the last one tells of all names that this host knew."""
+    enrolled(stage)
+    backup = str(tmp_path / "backup.sqlite")
+    assert stage.run("journal", "backup", backup).code == 0
+    for _time in range(3):
+        assert stage.run("rehearse", stage.rows()[0].id).code == 0
+        assert stage.run("journal", "restore", backup, "--confirm", "1").code == 0
+        assert stage.run("audit", "checkpoint").code == 0
+    lost = [found for found in verified(stage).findings if found.severity == "error"]
+    known = {index for found in lost for index in re.findall(r"--known ([0-9]+)", found.what)}
+    assert (len(lost), len(known)) == (3, 1), lost
+    done = stage.run("audit", "verify", "--known", known.pop())
+    assert done.code == 0, done.out + done.err
+
+
 def test_the_command_line(stage: Stage, tmp_path: Path) -> None:
     """Key, verification, export and the stand-alone verifier work together."""
     enrolled(stage)

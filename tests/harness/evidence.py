@@ -159,12 +159,12 @@ class Story:
         """Change a record, as somebody who can write to the database would."""
         self.records[index] = canonical(json.loads(self.records[index]) | facts)
 
-    def restore(self, size: int, origin: str) -> None:
+    def restore(self, size: int, origin: str, **known: list[str]) -> None:
         """Go back to an older size as a restore does: with a record of it, and a new name."""
         before, self.origin = self.origin, origin
         self.records = self.records[:size]
         self.checkpoints = [one for one in self.checkpoints if one.size <= size]
-        self.add("restore", detail={"origin": before})
+        self.add("restore", detail={"origin": before, **known})
 
     def copy(self) -> Story:
         """Return another of the same."""

@@ -182,6 +182,7 @@ class _Verification:
         self.notes: list[tuple[Checkpoint, Key, bool, str]] = []  # With who signed, if witnesses did, and where it was.
         self.latest = datetime.min.replace(tzinfo=UTC)
         self.lost: dict[str, tuple[int, str]] = {}  # Name before a restore → largest size signed under it, and where.
+        self.others: list[tuple[Checkpoint, str, str]] = []  # Of other names and not of this log, where, and why not.
         self.unborn: set[Key] = set()
 
     def trusted_keys(self) -> None:
@@ -248,7 +249,10 @@ class _Verification:
             try:
                 self._checkpoint(checkpoint, key, where, witnessed=witnessed)
             except Refused as exc:
-                self.report.error(where, str(exc))
+                if checkpoint.origin == self.manifest["origin"]:
+                    self.report.error(where, str(exc))
+                else:
+                    self.others.append((checkpoint, where, str(exc)))
         return self.notes[-1][0].size if self.notes else 0
 
     def _checkpoint(self, checkpoint: Checkpoint, key: Key, where: str, *, witnessed: bool) -> None:
@@ -296,9 +300,15 @@ class _Verification:
 
     def _restores(self) -> None:
         """Tell of records that a restore took away. It must be signed, and somebody must know of it from elsewhere."""
+        for other, where, why in self.others:
+            if other.origin in self.walk.unseen:  # All of that name is gone, also what is older than the restore.
+                self.lost.setdefault(other.origin, (other.size, where))
+            else:
+                self.report.error(where, why)
         for origin, (size, where) in self.lost.items():
             index = self.walk.former[origin]
-            what = f"the records {index} to {size - 1} of {origin} are gone: a restore, record {index}, took them away"
+            gone = f"the {size} records" if origin in self.walk.unseen else f"the records {index} to {size - 1}"
+            what = f"{gone} of {origin} are gone: a restore, record {index}, took them away"
             if self.report.signed > index:
                 self._unless_known(index, where, what)
             else:
@@ -423,6 +433,7 @@ class Walk:
         self.owners: dict[str, str] = {}  # Public key → its enrollment.
         self.origin: str | None = None  # What checkpoints since the last restore call the log.
         self.former: dict[str, int] = {}  # Names that a restore ended → the restore's index.
+        self.unseen: set[str] = set()  # Those of them that it had since restores whose records this restore took away.
         self.log_keys: set[bytes] = set()
 
     def take(self, index: int, record: Record) -> list[str]:
@@ -432,10 +443,15 @@ class Walk:
         if record.act == "log_key":
             self.log_keys.add(parse_vkey(str(canonical_object(record.detail).get("vkey"))).material)
         elif record.act == "restore":
-            before = canonical_object(record.detail).get("origin")
+            detail = canonical_object(record.detail)
+            before, others = detail.get("origin"), detail.get("known")
             if not isinstance(before, str) or self.origin not in {None, before}:
                 return [f"it says that the log was called {before!r}, and the checkpoints say {self.origin!r}"]
             self.origin, self.former[before] = None, index
+            for name in map(str, others if isinstance(others, list) else ()):
+                if name not in self.former:
+                    self.former[name] = index
+                    self.unseen.add(name)
         return []
 
     def _live(self, name: str, record: Record) -> list[str]:
