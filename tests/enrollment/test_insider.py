@@ -227,6 +227,18 @@ def node_changed(scene: Scene) -> None:
     )
 
 
+def probe_hidden(scene: Scene) -> None:
+    """Hide from the stop on renewals, and from passports, that the key did not pass its newest probe."""
+    with Parts(scene.stage.settings) as parts:
+        parts.journal.save_probe("key", parts.now, fit=False, result={}, row=scene.row)
+        token = parts.token.identity().digest
+        assert parts.journal.unfit_keys(token) == (scene.row.id,)
+        checkpoint(parts)
+        last = parts.journal.log.head().size - 1
+        scene.execute(sa.update(schema.log).where(schema.log.c.seq == last).values(enrollment_id=None))
+        assert parts.journal.unfit_keys(token) == ()
+
+
 def row_edited(scene: Scene) -> None:
     """Change what the journal says of the key's custody."""
     custody = {**(scene.row.custody or {}), "deviations": ["nothing to see here"]}
@@ -428,6 +440,7 @@ MANIPULATIONS: tuple[tuple[Callable[[Scene], None], By], ...] = (
     (vault_deleted, By.RECONCILE),
     (nodes_deleted, By.CHECK),
     (node_changed, By.CHECK),
+    (probe_hidden, By.CHECK),
     (answer_swapped, By.PASSPORT),
 )
 

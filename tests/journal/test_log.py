@@ -158,18 +158,23 @@ def test_many_writers_leave_no_gap(tmp_path: Path, database: JournalSettings) ->
             assert audit_log.recomputed(connection) == (audit_log.kept(connection), True)
 
 
+HIDDEN = "record 1 is about another enrollment than it is looked up by"
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
         (sa.update(schema.log).where(schema.log.c.seq == 1).values(body=b"{}"), "a record changed"),
         (sa.delete(schema.node), "the tree over the records changed"),
         (sa.update(schema.node).values(hash=bytes(32)), "the tree over the records changed"),
+        (sa.update(schema.log).where(schema.log.c.seq == 1).values(enrollment_id=None), HIDDEN),
+        (sa.update(schema.log).where(schema.log.c.seq == 1).values(enrollment_id="another"), HIDDEN),
         (sa.insert(schema.node).values(level=9, index=0, hash=bytes(32)), "the tree over the records changed"),
         (sa.delete(schema.log).where(schema.log.c.seq == 1), "1 records are there, 2 were written"),
         (sa.update(schema.head).values(frontier=bytes(32)), "a record changed"),
         (sa.insert(schema.log).values(seq=2, body=b"{}"), "3 records are there, 2 were written"),
     ],
-    ids=["edited", "no nodes", "other nodes", "more nodes", "deleted", "head", "inserted"],
+    ids=["edited", "no nodes", "other nodes", "hidden", "filed elsewhere", "more nodes", "deleted", "head", "inserted"],
 )
 def test_the_check_finds_a_log_that_does_not_fit_its_tree(journal: Journal, change: sa.Executable, told: str) -> None:
     """`journal check` grows the tree anew. What rewrites it whole, only checkpoints show."""

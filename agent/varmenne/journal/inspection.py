@@ -81,9 +81,12 @@ def _histories(connection: sa.Connection) -> Iterator[Check]:
 def _log(connection: sa.Connection) -> Check:
     """Does the tree over the audit records come out as it is kept? Whether it was rewritten, checkpoints tell."""
     kept, (found, nodes_fit) = log.kept(connection), log.recomputed(connection)
-    if kept == found and nodes_fit:
+    hidden = log.misfiled(connection) if kept == found and nodes_fit else None
+    if kept == found and nodes_fit and hidden is None:
         return Check("audit log", Verdict.OK, f"{kept.size} records, and their tree is as it is kept")
-    if kept.size != found.size:
+    if hidden is not None:
+        told = f"record {hidden} is about another enrollment than it is looked up by"
+    elif kept.size != found.size:
         told = f"{found.size} records are there, {kept.size} were written"
     else:
         told = "a record changed" if kept != found else "the tree over the records changed"

@@ -147,6 +147,21 @@ def recomputed(connection: sa.Connection) -> tuple[merkle.Tree, bool]:
     return tree, fit and count == connection.execute(sa.select(sa.func.count()).select_from(schema.node)).scalar_one()
 
 
+def misfiled(connection: sa.Connection) -> int | None:
+    """Return the first record that is looked up by another enrollment than it is about, or by none; ``None``: no one.
+
+    Only the record itself is hashed: somebody could hide it from whoever asks for the records of its enrollment.
+    """
+    table, after = schema.log, -1
+    query = sa.select(table.c.seq, table.c.enrollment_id, table.c.body).order_by(table.c.seq).limit(PAGE)
+    while found := connection.execute(query.where(table.c.seq > after)).all():
+        for row in found:
+            if parsed(row.body).get("enrollment") != row.enrollment_id:
+                return int(row.seq)
+        after = found[-1].seq
+    return None
+
+
 def kept(connection: sa.Connection) -> merkle.Tree:
     """Return the tree as the head has it."""
     found = connection.execute(_HEAD).one()
