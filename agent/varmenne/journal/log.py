@@ -38,6 +38,8 @@ _UPDATE_HEAD = sa.update(schema.head).values(size=sa.bindparam("new_size"), fron
 _NODE = sa.select(schema.node.c.hash).where(
     schema.node.c.level == sa.bindparam("level"), schema.node.c.index == sa.bindparam("index")
 )
+_IN_TREE = schema.log.c.seq < sa.select(schema.head.c.size).scalar_subquery()
+"""Only what the tree holds counts: a row beyond its end could be taken away again without a trace."""
 _BODY = sa.select(schema.log.c.body).where(schema.log.c.seq == sa.bindparam("seq"))
 
 
@@ -241,7 +243,8 @@ class Log:
     def of(self, enrollment: str) -> tuple[tuple[int, bytes], ...]:
         """Return index and bytes of the records of one enrollment, oldest first."""
         table = schema.log
-        query = sa.select(table.c.seq, table.c.body).where(table.c.enrollment_id == enrollment).order_by(table.c.seq)
+        query = sa.select(table.c.seq, table.c.body).where(table.c.enrollment_id == enrollment, _IN_TREE)
+        query = query.order_by(table.c.seq)
         with self._database.reading() as connection:
             return tuple((row.seq, _bytes(row.body)) for row in connection.execute(query))
 
@@ -253,11 +256,10 @@ class Log:
     def acts_on_keys(self, act: str, states: Collection[State]) -> tuple[bytes, ...]:
         """Return the records of acts of one kind on keys whose enrollments are in some states now, oldest first."""
         log, enrollment = schema.log, schema.enrollment
-        beginning = canonical({"act": act})[:-1] + b","  # The first of a record's names, in their order.
         query = (
             sa.select(log.c.body)
             .join(enrollment, enrollment.c.id == log.c.enrollment_id)
-            .where(enrollment.c.state.in_(sorted(states)), sa.func.substr(log.c.body, 1, len(beginning)) == beginning)
+            .where(enrollment.c.state.in_(sorted(states)), _is_act(act), _IN_TREE)
         )
         with self._database.reading() as connection:
             return tuple(connection.execute(query.order_by(log.c.seq)).scalars())
@@ -445,9 +447,14 @@ def _nodes(connection: sa.Connection, level: int) -> Iterator[tuple[int, object]
 def _acts(connection: sa.Connection, act: str) -> tuple[bytes, ...]:
     """Return the records of acts of one kind that are about no enrollment, oldest first."""
     table = schema.log
-    query = sa.select(table.c.body).where(table.c.enrollment_id.is_(None)).order_by(table.c.seq)
-    bodies = (_bytes(row.body) for row in connection.execute(query))
-    return tuple(body for body in bodies if _act(body) == act)
+    query = sa.select(table.c.body).where(table.c.enrollment_id.is_(None), _is_act(act), _IN_TREE)
+    return tuple(_bytes(row.body) for row in connection.execute(query.order_by(table.c.seq)))
+
+
+def _is_act(act: str) -> sa.ColumnElement[bool]:
+    """Select the records of acts of one kind by the first of a record's names, without reading the others."""
+    beginning = canonical({"act": act})[:-1] + b","
+    return sa.func.substr(schema.log.c.body, 1, len(beginning)) == beginning
 
 
 def parsed(body: object) -> dict[str, Any]:
@@ -460,14 +467,6 @@ def parsed(body: object) -> dict[str, Any]:
         return dict(json.loads(_bytes(body)))
     except (ValueError, TypeError) as exc:
         raise _tampered("a record", str(exc)) from exc
-
-
-def _act(body: bytes) -> object:
-    """Return which act a record is of; ``None`` where somebody has put something else in its place."""
-    try:
-        return json.loads(body)["act"]
-    except (ValueError, KeyError, TypeError):
-        return None
 
 
 def _bytes(body: object) -> bytes:
