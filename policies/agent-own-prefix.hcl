@@ -36,15 +36,6 @@ path "secret/metadata/varmenne/{{identity.entity.metadata.varmenne_agent}}/audit
   capabilities = ["list"]
 }
 
-# Checkpoints of the audit log, each written once: without "update" nobody changes one, and nothing takes one away.
-path "secret/data/varmenne/{{identity.entity.metadata.varmenne_agent}}/audit/+/+" {
-  capabilities = ["create", "read"]
-}
-
-path "secret/metadata/varmenne/{{identity.entity.metadata.varmenne_agent}}/audit/*" {
-  capabilities = ["list"]
-}
-
 path "auth/token/lookup-self" {
   capabilities = ["read"]
 }

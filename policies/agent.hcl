@@ -39,15 +39,6 @@ path "secret/metadata/varmenne/audit/*" {
   capabilities = ["list"]
 }
 
-# Checkpoints of the audit log, each written once: without "update" nobody changes one, and nothing takes one away.
-path "secret/data/varmenne/audit/+/+" {
-  capabilities = ["create", "read"]
-}
-
-path "secret/metadata/varmenne/audit/*" {
-  capabilities = ["list"]
-}
-
 # Those of agents that have a prefix of their own are not ours.
 path "secret/data/varmenne/+/audit/+/+" {
   capabilities = ["deny"]
