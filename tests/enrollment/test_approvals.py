@@ -14,9 +14,10 @@ from harness.postgresql import PostgreSQL
 from harness.scraping import series, value
 from harness.stage import Listener, Stage
 from harness.years import DAY, IN_THE_WINDOW, Years
+from varmenne.audit import verifier
 from varmenne.domain import approvals as domain
 from varmenne.domain.approvals import LIFETIME, Purpose, told_days
-from varmenne.domain.audit import AuditRecord, fingerprint
+from varmenne.domain.audit import AuditRecord, canonical, fingerprint
 from varmenne.domain.concerns import Reason
 from varmenne.domain.enrollment import Enrollment
 from varmenne.domain.steps import State
@@ -26,14 +27,14 @@ from varmenne.enrollment.standing import standing
 from varmenne.errors import PersonNeeded, StateError
 from varmenne.journal.owner import this_host, this_person
 
-ME = f"{this_person()}@{this_host()}"
+ME = approvals._me()
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 
 
 def written(by: str = "maija@office", at: datetime = NOW, **facts: Any) -> bytes:
     """A record of an approval."""
     actor, host = by.split("@")
-    detail = facts.pop("detail", {"purpose": Purpose.KEY.value})
+    detail = {"by": by} | facts.pop("detail", {"purpose": Purpose.KEY.value})
     defaults = {"act": domain.ACT, "enrollment": "20261124-00000001", "public_key": "ab", "environment": "test"}
     return AuditRecord(at=at, actor=actor, host=host, detail=detail, **(defaults | facts)).encoded()
 
@@ -105,9 +106,9 @@ def test_one_person_destroys_nothing(years: Years) -> None:
         assert f"approved by {ME}, until " in caught.value.why
     assert (years.get(first).state, years.stage.keys_of(first)) == (State.RETIRED, 1)
     (record,) = records(years, "approve")
-    assert (record["enrollment"], record["detail"]) == (first.id, {"purpose": "destroy"})
+    assert (record["enrollment"], record["detail"]) == (first.id, {"purpose": "destroy", "by": ME})
     assert record["public_key"] == fingerprint(first.public_key or b"")
-    assert f"{record['actor']}@{record['host']}" == ME
+    assert (record["actor"], record["host"]) == (this_person(), this_host())
     with years.parts() as parts:
         (concern,) = (one for one in standing(parts).needs if one.reason is Reason.APPROVAL)
         assert concern.enrollment == first.id
@@ -239,7 +240,7 @@ def test_the_policy_by_command(stage: Stage) -> None:
     with stage.parts() as parts:
         approve(parts)
         (record,) = (one for one in map(json.loads, parts.journal.log.acts("approve")) if one["actor"] != "maija")
-    assert record["detail"] == {"purpose": "destroy by policy", "destroy_after_days": "7.5"}
+    assert record["detail"] == {"purpose": "destroy by policy", "destroy_after_days": "7.5", "by": ME}
     assert record["environment"] == "test"
     assert "the agent does it" in stage.run("audit", "approve", "--policy").out
     for wrong in ((), ("20261124-00000001", "--policy")):
@@ -251,6 +252,7 @@ def test_two_hosts_of_one_journal(years: Years, postgresql: PostgreSQL, monkeypa
     years.stage.configure(journal={"url": postgresql.new_database()})
     first = replaced(years)
     elsewhere: Callable[[], str] = lambda: "annex"  # noqa: E731 - it stands for a function
+    monkeypatch.setattr(approvals, "in_container", lambda: False)
     with monkeypatch.context() as there:
         there.setattr(approvals, "this_host", elsewhere)
         there.setattr("varmenne.journal.log.this_host", elsewhere)
@@ -262,6 +264,38 @@ def test_two_hosts_of_one_journal(years: Years, postgresql: PostgreSQL, monkeypa
         assert [one.enrollment for one in approvals.awaited(parts)] == [first.id]
         assert retire(parts, Listener(), parts.journal.get(first.id), destroy=True).state is State.DESTROYED
         assert [*approvals.awaited(parts)] == []
+
+
+def test_containers_are_one_host(years: Years, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever makes a container chooses its host's name, so the same login in another one is the same person."""
+    first = replaced(years)
+    monkeypatch.setattr(approvals, "in_container", lambda: True)
+    for host in ("one", "two"):
+        monkeypatch.setattr(approvals, "this_host", lambda host=host: host)
+        with years.parts() as parts:
+            (given,) = approvals.approve_key(parts, first)
+            assert given.by == f"{this_person()}@container"
+
+
+@pytest.mark.parametrize(
+    ("before", "fine"),
+    [
+        ((written(), written("veikko@office")), True),
+        ((written(), written()), False),
+        ((written(), written("veikko@office", enrollment="20261124-00000002", public_key="cd")), False),
+        ((), False),
+    ],
+    ids=["two", "one twice", "of another key", "none"],
+)
+def test_the_verifier_demands_them(before: tuple[bytes, ...], fine: bool) -> None:
+    """A destruction in the log without the approval of two is an error, whatever the program believed."""
+    walk, found = verifier.Walk(), list[str]()
+    hashes = {"ab": "ab" * 32, "cd": "cd" * 32}
+    for index, body in enumerate((*before, written(act="destroy", target="destroyed"))):
+        said = json.loads(body)
+        whole = canonical(said | {"public_key": hashes[said["public_key"]], "key_id": "00" * 16})
+        found += walk.take(index, verifier.parse_record(whole))
+    assert any("without the approval of two" in what for what in found) is not fine
 
 
 def test_metrics_count_what_waits(stage: Stage) -> None:

@@ -18,9 +18,9 @@ def approve(parts: Parts, row: Enrollment | None = None, *, people: tuple[str, .
         who = {"at": parts.now, "actor": actor, "host": host, "act": ACT}
         days = parts.settings.renewal.destroy_after_days
         if row is not None:
-            record = about(row, **who, detail={"purpose": Purpose.KEY.value})
+            record = about(row, **who, detail={"purpose": Purpose.KEY.value, "by": person})
         else:
             assert days is not None
-            detail = {"purpose": Purpose.POLICY.value, "destroy_after_days": told_days(days)}
+            detail = {"purpose": Purpose.POLICY.value, "destroy_after_days": told_days(days), "by": person}
             record = AuditRecord(**who, environment=parts.settings.environment, detail=detail)  # type: ignore[arg-type]
         parts.journal.log.add(record)

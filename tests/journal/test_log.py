@@ -66,6 +66,16 @@ def test_what_names_people_is_not_recorded(journal: Journal) -> None:
     assert first["row"] != second["row"]
 
 
+def test_a_failure_is_recorded_by_its_kind(journal: Journal) -> None:
+    """Its words name paths and customers; they are in the journal, and a record stays for ever."""
+    row = add(journal)
+    problem = {"kind": "VaultDenied", "what": f"Vault does not allow {row.customer_id}", "why": "403", "next_step": ""}
+    journal.commit(row, NOW, row.state, step="problem", changes={"problem": problem}, detail=problem)
+    _begin, failed = read(journal)
+    assert (failed["outcome"], failed["reason"], failed["detail"]) == ("failed", "VaultDenied", {"kind": "VaultDenied"})
+    assert row.customer_id not in json.dumps(read(journal))
+
+
 def test_who_holds_a_row_when_is_no_change_of_it(journal: Journal) -> None:
     """Claims, leases and tries leave the hash of the row as it is, and have no record."""
     row = add(journal)

@@ -435,9 +435,14 @@ class Walk:
         self.former: dict[str, int] = {}  # Names that a restore ended → the restore's index.
         self.unseen: set[str] = set()  # Those of them that it had since restores whose records this restore took away.
         self.log_keys: set[bytes] = set()
+        self.approved: dict[tuple[str | None, object], set[str]] = {}  # Enrollment, or a policy's days → by whom.
 
     def take(self, index: int, record: Record) -> list[str]:
         """Take the next record, and return what is wrong with it: a sentence each."""
+        if record.act == "approve":
+            detail = canonical_object(record.detail)
+            what = record.enrollment, detail.get("destroy_after_days")
+            self.approved.setdefault(what, set()).add(str(detail.get("by")))
         if record.enrollment is not None:
             return self._live(record.enrollment, record)
         if record.act == "log_key":
@@ -471,6 +476,10 @@ class Walk:
                 wrong.append(f"the key of {name} was born before, for {owner}")
         if key_id != new_key_id and key_id is not None:
             wrong.append(f"the key ID of {name} is another one than before")
+        if target == "destroyed" and not any(
+            len(by) > 1 for (of, _), by in self.approved.items() if of in {None, name}
+        ):
+            wrong.append(f"the key of {name} is destroyed without the approval of two")
         if certificate != new_certificate and certificate is not None:
             wrong.append(f"the certificate of {name} is another one than before")
         self.lives[name] = Life(target or state, new_key_id, new_public_key, new_certificate, new_row or row)

@@ -45,7 +45,7 @@ class Approval:
     """Somebody's approval.
 
     Attributes:
-        by: login name and host, joined by ``@``.
+        by: login name and host, joined by ``@``; all containers count as one host.
         at: when it was given.
         until: until when it counts; ``None``: as long as the policy is what was approved.
     """
@@ -155,4 +155,4 @@ def _is(record: dict[str, Any], purpose: Purpose) -> bool:
 def _approval(record: dict[str, Any], lifetime: timedelta | None) -> Approval:
     """Return what a record says."""
     at = datetime.fromisoformat(record["at"])
-    return Approval(f"{record['actor']}@{record['host']}", at, None if lifetime is None else at + lifetime)
+    return Approval(str(record["detail"].get("by")), at, None if lifetime is None else at + lifetime)

@@ -105,7 +105,8 @@ def of_event(row: Enrollment, event: Event, *, actor: str, host: str) -> AuditRe
         source=event.source,
         target=event.target,
         outcome="failed" if failed else "done",
-        reason=event.detail.get("what") or event.detail.get("why"),
+        # The words of a failure may name customers and places; the journal has them.
+        reason=event.detail.get("kind") if failed else event.detail.get("why"),
         detail={name: event.detail[name] for name in DETAILS if name in event.detail},
         row=fingerprint(row_document(row)),
     )

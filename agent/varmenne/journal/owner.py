@@ -89,6 +89,11 @@ def this_person() -> str:
         return f"uid {number}"
 
 
+def in_container() -> bool:
+    """Tell whether this is not the machine itself, whose host's name is whatever somebody chose for it."""
+    return _namespace() != INITIAL_NAMESPACE
+
+
 def this_process() -> str:
     """Name this process."""
     return _name(os.getpid())

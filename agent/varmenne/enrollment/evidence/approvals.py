@@ -14,7 +14,7 @@ from varmenne.domain.approvals import ACT, DESTROYABLE, NEEDED, Approval, Purpos
 from varmenne.domain.audit import AuditRecord, fingerprint
 from varmenne.domain.steps import State
 from varmenne.errors import InputError, NotFinished, PersonNeeded, StateError
-from varmenne.journal.owner import this_host, this_person
+from varmenne.journal.owner import in_container, this_host, this_person
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,7 +34,7 @@ def approve_key(parts: Parts, row: Enrollment) -> tuple[Approval, ...]:
         JournalError: it could not be recorded.
     """
     if _me() not in {one.by for one in of_key(parts, row)}:
-        parts.journal.log.record(ACT, parts.now, row=row, purpose=Purpose.KEY.value)
+        parts.journal.log.record(ACT, parts.now, row=row, purpose=Purpose.KEY.value, by=_me())
         parts.journal.log.grew = True
     return of_key(parts, row)
 
@@ -63,7 +63,7 @@ def approve_policy(parts: Parts) -> tuple[Approval, ...]:
             host=this_host(),
             act=ACT,
             environment=parts.settings.environment,
-            detail={"purpose": Purpose.POLICY.value, "destroy_after_days": told_days(days)},
+            detail={"purpose": Purpose.POLICY.value, "destroy_after_days": told_days(days), "by": _me()},
         )
         parts.journal.log.add(record)
         parts.journal.log.grew = True
@@ -155,5 +155,5 @@ def _needs_another(row: Enrollment, given: tuple[Approval, ...]) -> PersonNeeded
 
 
 def _me() -> str:
-    """Name whoever runs this, as records do."""
-    return f"{this_person()}@{this_host()}"
+    """Name whoever runs this. The name of a container's host tells nobody apart, since anyone can choose it."""
+    return f"{this_person()}@{'container' if in_container() else this_host()}"
