@@ -151,10 +151,10 @@ class Agent:
         """
         self._work_until(self.now)
         self._work_until(self.now + patience)
+        self._prune()
         if self._duty.due(self.now) is not None and not self._stopping.is_set():
             with self._open_parts(self.settings) as parts:
                 self._duty.sign(parts)
-        self._prune()
 
     def _work_until(self, moment: datetime) -> None:
         """Do what is due up to a moment, and wait for it. What is due later is left, however late it gets meanwhile.

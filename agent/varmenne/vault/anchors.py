@@ -39,7 +39,7 @@ class Anchor:
 
 def signed_text(note: str) -> str:
     """Return what is signed in a note: that before its last empty line."""
-    return note.rpartition("\n\n")[0]
+    return note.rpartition("\n\n")[0] or note
 
 
 class Anchors:
