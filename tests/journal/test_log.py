@@ -18,6 +18,7 @@ from varmenne.domain.steps import State
 from varmenne.errors import JournalError, StateError
 from varmenne.journal import Journal, schema
 from varmenne.journal import log as audit_log
+from varmenne.journal import tree as kept_tree
 from varmenne.settings import JournalSettings
 
 KEYS = {"v", *AuditRecord.__slots__}
@@ -103,6 +104,28 @@ def test_answers_and_probes_are_recorded(journal: Journal) -> None:
     assert probe["detail"]["tries"] == [["allowed", "out", ["wrap", "read"]]]
 
 
+def test_what_is_beyond_the_tree_does_not_count(journal: Journal) -> None:
+    """A row that somebody puts behind the end could be taken away again without a trace: no approval, no probe."""
+    row = take_to(journal, add(journal), State.KEYED)
+    journal.save_probe("token", NOW, fit=False, result={"results": []})
+    journal.save_probe("token/key", NOW, fit=False, result={"results": []}, row=row)
+    before = (journal.log.of(row.id), journal.latest_probe("token"), journal.unfit_keys("token"))
+    assert (before[1] or (NOW, True, {}))[1] is False
+    assert before[2] == (row.id,)
+    better = [json.loads(body) | {"outcome": "done"} for _index, body in journal.log.records()][-2:]
+    forged = [canonical(one | {"detail": one["detail"] | {"fit": True}}) for one in better]
+    approved = canonical(better[0] | {"act": "approve", "enrollment": None})
+    with journal._transaction() as connection:
+        for seq, body, enrollment in (
+            (10**9, forged[0], None),
+            (10**9 + 1, forged[1], row.id),
+            (10**9 + 2, approved, None),
+        ):
+            connection.execute(sa.insert(schema.log).values(seq=seq, body=body, enrollment_id=enrollment))
+    assert (journal.log.of(row.id), journal.latest_probe("token"), journal.unfit_keys("token")) == before
+    assert journal.log.acts("approve") == ()
+
+
 def test_a_change_that_fails_has_no_record(journal: Journal) -> None:
     """What is rolled back leaves nothing in the log, and no gap."""
     row = add(journal)
@@ -165,7 +188,7 @@ def test_many_writers_leave_no_gap(tmp_path: Path, database: JournalSettings) ->
             writer.join()
         assert [index for index, _body in journal.log.records()] == list(range(96))
         with journal._reading() as connection:
-            assert audit_log.recomputed(connection) == (audit_log.kept(connection), True)
+            assert kept_tree.recomputed(connection) == (kept_tree.kept(connection), True)
 
 
 HIDDEN = "record 1 is about another enrollment than it is looked up by"

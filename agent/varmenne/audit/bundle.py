@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import BinaryIO
 
 from varmenne.audit import verifier
+from varmenne.audit.note import folder
 from varmenne.domain.audit import moment
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -27,7 +28,7 @@ class NoteFile:
     @property
     def name(self) -> str:
         """Its name in a folder: names are in order of sizes."""
-        return f"{self.size:020d}-{self.origin.rpartition('/')[2]}.note"
+        return f"{self.size:020d}-{folder(self.origin)}.note"
 
 
 @dataclass(frozen=True, slots=True)

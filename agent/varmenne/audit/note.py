@@ -55,6 +55,11 @@ def vkey(origin: str, kind: str, public_key: bytes) -> str:
     return key_of(origin, kind, public_key).vkey
 
 
+def folder(origin: str) -> str:
+    """Return the last part of a log's name, by which files and Vault's paths of its checkpoints are known."""
+    return origin.rpartition("/")[2]
+
+
 def checkpoint_text(origin: str, size: int, root: bytes) -> bytes:
     """Return what is signed: the log's name, its number of records, and the root of its tree."""
     return f"{origin}\n{size}\n{base64.b64encode(root).decode()}\n".encode()

@@ -94,7 +94,8 @@ class App:
 
     def _sign_log(self, parts: Parts) -> None:
         """Make a checkpoint of the audit log after something was done to a key, also if more of it failed."""
-        if parts.has("token") and not isinstance(sys.exception(), KeyboardInterrupt):
+        acted = parts.has("journal") and parts.has("token")
+        if acted and not isinstance(sys.exception(), KeyboardInterrupt):
             from varmenne.enrollment.evidence.checkpoints import after_acts
 
             after_acts(parts, self.warn)

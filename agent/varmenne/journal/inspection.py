@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from varmenne.domain.check import Check, Verdict
 from varmenne.domain.steps import State, allowed
-from varmenne.journal import log, schema
+from varmenne.journal import schema, tree
 from varmenne.journal.database import Database
 
 RESTORE = "Stop using it, keep its files, and restore a backup: varmenne journal restore FILE"
@@ -80,8 +80,8 @@ def _histories(connection: sa.Connection) -> Iterator[Check]:
 
 def _log(connection: sa.Connection) -> Check:
     """Does the tree over the audit records come out as it is kept? Whether it was rewritten, checkpoints tell."""
-    kept, (found, nodes_fit) = log.kept(connection), log.recomputed(connection)
-    hidden = log.misfiled(connection) if kept == found and nodes_fit else None
+    kept, (found, nodes_fit) = tree.kept(connection), tree.recomputed(connection)
+    hidden = tree.misfiled(connection) if kept == found and nodes_fit else None
     if kept == found and nodes_fit and hidden is None:
         return Check("audit log", Verdict.OK, f"{kept.size} records, and their tree is as it is kept")
     if hidden is not None:

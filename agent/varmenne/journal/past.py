@@ -19,10 +19,11 @@ from varmenne.domain.steps import KNOWN_ANSWER, Method, State
 from varmenne.errors import JournalError, OutcomeUncertain
 from varmenne.journal import meta, schema
 from varmenne.journal.database import Database
-from varmenne.journal.log import ORIGIN, append_restore, kept, origin
+from varmenne.journal.log import ORIGIN, append_restore, origin
 from varmenne.journal.owner import this_process
 from varmenne.journal.rows import get_row, write_event
 from varmenne.journal.sent import Mark, SentRecord
+from varmenne.journal.tree import kept
 
 WAYS: dict[State | None, tuple[State, ...]] = {
     None: (State.PREPARED, State.KEYED, State.SUBMITTING, State.UNCERTAIN),

@@ -8,18 +8,15 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from varmenne.domain.audit import AuditRecord, about, canonical
 from varmenne.domain.enrollment import Enrollment
 from varmenne.domain.identifiers import EnrollmentId
 from varmenne.domain.steps import State
-from varmenne.journal import log, schema
-from varmenne.journal.owner import this_host, this_person
+from varmenne.journal import log, schema, tree
 
 ACT = "probe"
 
 _TABLE = schema.log
-_BEGINNING = canonical({"act": ACT})[:-1] + b","  # The first of a record's names, in their order.
-_IS_PROBE = sa.func.substr(_TABLE.c.body, 1, len(_BEGINNING)) == _BEGINNING
+_IS_PROBE = sa.and_(tree.is_act(ACT), tree.IN_TREE)
 _OF_TOKENS = sa.select(_TABLE.c.body).where(_TABLE.c.enrollment_id.is_(None), _IS_PROBE).order_by(_TABLE.c.seq.desc())
 
 
@@ -33,9 +30,7 @@ def append(connection: sa.Connection, now: datetime, found: Mapping[str, Any], r
         tries.setdefault((one["outcome"], one["detail"]), []).append(one["name"])
     detail = {name: value for name, value in found.items() if name != "results"}
     detail["tries"] = [[*ended, names] for ended, names in sorted(tries.items())]
-    who = {"at": now, "actor": this_person(), "host": this_host()}
-    facts = {**who, "act": ACT, "outcome": "done" if found["fit"] else "failed", "detail": detail}
-    log.append(connection, AuditRecord(**facts) if row is None else about(row, **facts))  # type: ignore[arg-type]
+    log.append(connection, log.ours(ACT, now, row, outcome="done" if found["fit"] else "failed", detail=detail))
 
 
 def latest(connection: sa.Connection, token: str) -> tuple[datetime, bool, dict[str, Any]] | None:
@@ -45,7 +40,7 @@ def latest(connection: sa.Connection, token: str) -> tuple[datetime, bool, dict[
         EvidenceError: somebody else has written a record.
     """
     for body in connection.execute(_OF_TOKENS).scalars():
-        record = log.parsed(body)
+        record = tree.parsed(body)
         detail = record["detail"]
         if detail["token"] == token:
             results = [
@@ -72,4 +67,4 @@ def unfit(connection: sa.Connection, token: str) -> tuple[EnrollmentId, ...]:
     )
     query = sa.select(_TABLE.c.enrollment_id, _TABLE.c.body).where(_TABLE.c.seq.in_(newest))
     found = connection.execute(query.order_by(_TABLE.c.enrollment_id)).all()
-    return tuple(EnrollmentId(one.enrollment_id) for one in found if log.parsed(one.body)["outcome"] != "done")
+    return tuple(EnrollmentId(one.enrollment_id) for one in found if tree.parsed(one.body)["outcome"] != "done")

@@ -15,11 +15,10 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
-from varmenne.domain.audit import AuditRecord
 from varmenne.domain.identifiers import EnrollmentId
 from varmenne.journal import meta, schema
-from varmenne.journal.log import append
-from varmenne.journal.owner import this_host, this_person, this_process
+from varmenne.journal.log import append, ours
+from varmenne.journal.owner import this_process
 
 _NAME = "acknowledged "
 """Begins the names in ``meta``; an enrollment's ID comes after it."""
@@ -54,7 +53,7 @@ def acknowledge(connection: sa.Connection, enrollments: Collection[EnrollmentId]
     for enrollment in enrollments:
         meta.put(connection, f"{_NAME}{enrollment}", value)
     named = {"enrollments": sorted(enrollments)}
-    append(connection, AuditRecord(at=now, actor=this_person(), host=this_host(), act="acknowledge", detail=named))
+    append(connection, ours("acknowledge", now, detail=named))
 
 
 def acknowledged(connection: sa.Connection) -> tuple[Acknowledged, ...]:

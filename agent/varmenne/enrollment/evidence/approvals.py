@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from varmenne.domain import approvals
 from varmenne.domain.approvals import ACT, DESTROYABLE, NEEDED, Approval, Purpose, names, told_days
-from varmenne.domain.audit import AuditRecord, fingerprint
+from varmenne.domain.audit import fingerprint
 from varmenne.domain.steps import State
 from varmenne.errors import InputError, NotFinished, PersonNeeded, StateError
+from varmenne.journal.log import ours
 from varmenne.journal.owner import in_container, this_host, this_person
 
 if TYPE_CHECKING:
@@ -57,15 +58,8 @@ def approve_policy(parts: Parts) -> tuple[Approval, ...]:
             next_step="To destroy one key: varmenne retire ID --destroy",
         )
     if _me() not in {one.by for one in of_policy(parts)}:
-        record = AuditRecord(
-            at=parts.now,
-            actor=this_person(),
-            host=this_host(),
-            act=ACT,
-            environment=parts.settings.environment,
-            detail={"purpose": Purpose.POLICY.value, "destroy_after_days": told_days(days), "by": _me()},
-        )
-        parts.journal.log.add(record)
+        detail = {"purpose": Purpose.POLICY.value, "destroy_after_days": told_days(days), "by": _me()}
+        parts.journal.log.add(ours(ACT, parts.now, environment=parts.settings.environment, detail=detail))
         parts.journal.log.grew = True
     return of_policy(parts)
 

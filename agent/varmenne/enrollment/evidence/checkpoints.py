@@ -12,10 +12,10 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from varmenne.audit import note
-from varmenne.domain.audit import AuditRecord, fingerprint
+from varmenne.audit.note import folder
+from varmenne.domain.audit import fingerprint
 from varmenne.errors import EvidenceError, VarmenneError, VaultError
-from varmenne.journal.log import Checkpoint, Head
-from varmenne.journal.owner import this_host, this_person
+from varmenne.journal.log import Checkpoint, Head, ours
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,6 +42,9 @@ def checkpoint(parts: Parts) -> Checkpoint | None:
     if last is None or last.size < head.size or last.root != head.root:
         if last is not None:
             _refuse_other(parts, head, last.size, last.root, "was signed before")
+        seen = parts.last_signed
+        if seen is not None and seen.origin == head.origin:
+            _refuse_other(parts, head, seen.size, seen.root, "was signed by this very process")
         _refuse_new_name(parts, head)
         with contextlib.suppress(VaultError):  # It is signed without, and compared before it is anchored.
             _compare_with_vault(parts, head)
@@ -59,7 +62,7 @@ def checkpoint(parts: Parts) -> Checkpoint | None:
 
 def after_acts(parts: Parts, warn: Callable[[str], None]) -> None:
     """Make a checkpoint if something was done to a key; what hinders it is told, and the next one makes up for it."""
-    if not parts.has("journal") or not parts.has("token") or not parts.journal.log.grew:
+    if not parts.journal.log.grew:
         return
     try:
         checkpoint(parts)
@@ -86,11 +89,9 @@ def log_signer(parts: Parts) -> LogSigner:
     log.tell_key(
         token,
         origin,
-        AuditRecord(
-            at=parts.now,
-            actor=this_person(),
-            host=this_host(),
-            act="log_key",
+        ours(
+            "log_key",
+            parts.now,
             key_id=key_id.hex(),
             public_key=fingerprint(key.public_key),
             detail={
@@ -114,20 +115,12 @@ def details(records: Iterable[bytes]) -> Iterator[dict[str, Any]]:
                 yield found
 
 
-def folder(origin: str) -> str:
-    """Return the last part of a log's name, by which its anchors are kept."""
-    return origin.rpartition("/")[2]
-
-
 def _refuse_new_name(parts: Parts, head: Head) -> None:
-    """Refuse a log that goes by another name than before, unless a restore in it tells of that; and what was seen.
+    """Refuse a log that goes by another name than before, unless a restore in it tells of that.
 
     Raises:
         EvidenceError: it does.
     """
-    seen = parts.last_signed
-    if seen is not None and seen.origin == head.origin:
-        _refuse_other(parts, head, seen.size, seen.root, "was signed by this very process")
     log = parts.journal.log
     restores = {str(detail.get("origin")) for detail in details(log.acts("restore"))}
     former = {str(detail.get("vkey")).partition("+")[0] for detail in details(log.acts("log_key"))} - {head.origin}

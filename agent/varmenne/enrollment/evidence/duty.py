@@ -35,7 +35,7 @@ class LogDuty:
 
     Args:
         journal: where the log is.
-        failed: hears of a failure that nobody needs to look at the log for.
+        failed: hears of a failure, which was logged.
     """
 
     def __init__(self, journal: Journal, failed: Callable[[VarmenneError], None]) -> None:

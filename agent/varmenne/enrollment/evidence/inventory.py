@@ -26,13 +26,13 @@ from varmenne.audit.inventory import (
     is_software,
     ordered,
 )
+from varmenne.audit.note import folder
 from varmenne.domain.audit import fingerprint, row_document
 from varmenne.domain.forms import colon_hex
 from varmenne.domain.key_states import KeyState
 from varmenne.domain.keys import TokenIdentity
 from varmenne.domain.steps import State
 from varmenne.enrollment import facts
-from varmenne.enrollment.evidence.checkpoints import folder
 from varmenne.enrollment.evidence.live import vkeys
 from varmenne.enrollment.evidence.reconciliation import differences
 from varmenne.enrollment.preflight import probe_name

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from varmenne.audit import verifier
 from varmenne.audit.bundle import NoteFile, write_bundle
+from varmenne.audit.note import folder
 from varmenne.domain.audit import moment
-from varmenne.enrollment.evidence.checkpoints import details, folder
+from varmenne.enrollment.evidence.checkpoints import details
 
 if TYPE_CHECKING:
     from varmenne.audit.verifier import Named, Report, Trust

@@ -54,7 +54,8 @@ def issue(
     if row.public_key is None:
         raise InputError(f"Enrollment {row.id} has no key yet", next_step=f"varmenne resume {row.id}")
     refuse_key_elsewhere(parts, row)
-    answers = _answers(parts, row, records)
+    logged = tuple((index, json.loads(body)) for index, body in records)
+    answers = _answers(parts, row, logged)
     progress.begins(f"Try and read the key of enrollment {row.id}")
     probes, reading = _now(parts, progress, row)
     progress.done("the key is destroyed, or was not needed any more" if reading is None else "as told in the passport")
@@ -66,7 +67,7 @@ def issue(
             row=row,
             at=parts.now,
             origin=origin,
-            records=tuple((index, json.loads(body)) for index, body in records),
+            records=logged,
             hashes=tuple(fingerprint(body) for _index, body in records),
             token=facts.identity(row),
             reading=reading,
@@ -138,13 +139,12 @@ def _reading(parts: Parts, progress: Progress, row: Enrollment, probe: CustodyPr
     return Reading(parts.now, key.attributes, key.deviations, changed, None)
 
 
-def _answers(parts: Parts, row: Enrollment, records: Records) -> tuple[Answer, ...]:
+def _answers(parts: Parts, row: Enrollment, logged: tuple[tuple[int, dict[str, Any]], ...]) -> tuple[Answer, ...]:
     """Return the service's answers, oldest first; those whose bodies were pruned by what the log has of them.
 
     Raises:
         EvidenceError: an answer is not the one that was recorded when it came.
     """
-    logged = [(index, json.loads(body)) for index, body in records]
     recorded: dict[int, tuple[int | None, dict[str, Any] | None]] = {
         one["detail"]["answer"]: (index, one)
         for index, one in logged

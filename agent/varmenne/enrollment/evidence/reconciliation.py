@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from varmenne.audit.verifier import Refused, Walk, parse_record
+from varmenne.audit.verifier import Life, Refused, Walk, parse_record
 from varmenne.domain.audit import fingerprint, row_document
 from varmenne.domain.identifiers import EnrollmentId
 from varmenne.domain.steps import State
@@ -42,22 +42,11 @@ LOOKS = 3
 """So often an enrollment that changes meanwhile is compared anew."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Logged:
-    """What the log says of an enrollment: as its last record left it."""
-
-    state: str | None = None
-    key_id: str | None = None
-    public_key: str | None = None
-    certificate: str | None = None
-    row: str | None = None
-
-
 @dataclass(slots=True)
 class _Log:
-    """What one reading of the log has found."""
+    """What one reading of the log has found: how each enrollment stands, the log's own keys, and what is wrong."""
 
-    of: dict[str, _Logged] = field(default_factory=dict)
+    of: dict[str, Life] = field(default_factory=dict)
     log_keys: set[str] = field(default_factory=set)
     broken: list[Difference] = field(default_factory=list)
 
@@ -79,7 +68,7 @@ def differences(parts: Parts, progress: Progress) -> Iterator[Difference]:
         if number % TOLD_EVERY == 1:
             progress.begins(f"Compare enrollments, from number {number} on")
         yield from (one for one in keys.of(row) if _still(parts, row, one))
-        yield from _twice(parts, row, keys, log.of.pop(row.id, _Logged()))
+        yield from _twice(parts, row, keys, log.of.pop(row.id, Life()))
     yield from keys.left({*log.log_keys, parts.settings.vault.login.jwt_key})
     for name in log.of:
         yield Difference(Kind.ROW_GONE, "log, journal", "the log has records of it, the journal no row", name)
@@ -100,7 +89,7 @@ def _read_log(parts: Parts) -> _Log:
                 log.log_keys.add(record.key_id)
         if wrong and not log.broken:  # The first tells enough: `audit verify` names them all.
             log.broken.append(Difference(Kind.BROKEN_LOG, "log", f"record {index}: {wrong[0]}"))
-    log.of = {name: _Logged(*life) for name, life in walk.lives.items()}
+    log.of = walk.lives
     return log
 
 
@@ -116,7 +105,7 @@ def _still(parts: Parts, row: Enrollment, one: Difference) -> bool:
     return there if one.kind is Kind.NOT_DESTROYED else not there and not gone
 
 
-def _twice(parts: Parts, row: Enrollment, keys: KeysInToken, logged: _Logged) -> list[Difference]:
+def _twice(parts: Parts, row: Enrollment, keys: KeysInToken, logged: Life) -> list[Difference]:
     """Compare an enrollment; what differs is believed when it was looked at again and had not changed meanwhile."""
     found = list(_of_row(parts, row, keys, logged))
     for _look in range(LOOKS):
@@ -133,7 +122,7 @@ def _twice(parts: Parts, row: Enrollment, keys: KeysInToken, logged: _Logged) ->
     return found
 
 
-def _last_logged(parts: Parts, enrollment: EnrollmentId) -> _Logged:
+def _last_logged(parts: Parts, enrollment: EnrollmentId) -> Life:
     """Read anew what the log says of one enrollment."""
     walk = Walk()
     for index, body in parts.journal.log.of(enrollment):
@@ -141,10 +130,10 @@ def _last_logged(parts: Parts, enrollment: EnrollmentId) -> _Logged:
             list(walk.take(index, parse_record(body)))
         except Refused:
             continue
-    return _Logged(*walk.lives[enrollment]) if enrollment in walk.lives else _Logged()
+    return walk.lives.get(enrollment, Life())
 
 
-def _of_row(parts: Parts, row: Enrollment, keys: KeysInToken, logged: _Logged) -> Iterator[Difference]:
+def _of_row(parts: Parts, row: Enrollment, keys: KeysInToken, logged: Life) -> Iterator[Difference]:
     """Compare one enrollment with the log, the token, its certificate and Vault."""
     yield from _in_log(row, logged)
     yield from _certificate(row, parts)
@@ -154,7 +143,7 @@ def _of_row(parts: Parts, row: Enrollment, keys: KeysInToken, logged: _Logged) -
         yield from _in_vault(parts, row)
 
 
-def _in_log(row: Enrollment, logged: _Logged) -> Iterator[Difference]:
+def _in_log(row: Enrollment, logged: Life) -> Iterator[Difference]:
     """Compare a row with what the log last said of it."""
     where = "journal, log"
     if logged.row is None:
@@ -165,9 +154,9 @@ def _in_log(row: Enrollment, logged: _Logged) -> Iterator[Difference]:
         yield _about(row, Kind.UNLOGGED, where, "it has a key, and the log does not tell of its birth")
 
 
-def _how(row: Enrollment, logged: _Logged) -> str:
+def _how(row: Enrollment, logged: Life) -> str:
     """Tell in which of the facts that the log names itself a row differs; other columns show by their hash only."""
-    ours = _Logged(
+    ours = Life(
         row.state,
         row.key_id.hex(),
         None if row.public_key is None else fingerprint(row.public_key),
