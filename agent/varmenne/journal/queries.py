@@ -52,9 +52,7 @@ class Queries:
         query = (
             sa.select(table)
             .where(
-                table.c.environment == environment,
-                table.c.customer_id == customer,
-                table.c.channel == channel,
+                _of_channel(environment, customer, channel),
                 table.c.state == State.ACTIVE,
             )
             .order_by(table.c.created_at.desc())
@@ -77,9 +75,7 @@ class Queries:
         """Return the number of the latest generation of a customer's channel that may have a certificate; 0: none."""
         table = schema.enrollment
         query = sa.select(sa.func.max(table.c.generation)).where(
-            table.c.environment == environment,
-            table.c.customer_id == customer,
-            table.c.channel == channel,
+            _of_channel(environment, customer, channel),
             sa.or_(
                 table.c.certificate.is_not(None),
                 table.c.state.not_in([State.ABANDONED, State.REJECTED, State.EXPIRED]),
@@ -96,9 +92,7 @@ class Queries:
         query = (
             sa.select(table)
             .where(
-                table.c.environment == environment,
-                table.c.customer_id == customer,
-                table.c.channel == channel,
+                _of_channel(environment, customer, channel),
                 table.c.generation == number,
                 table.c.certificate.is_not(None),
             )
@@ -219,3 +213,9 @@ class Queries:
     def _reading(self) -> contextlib.AbstractContextManager[sa.Connection]:
         """Run a read transaction, which takes no lock."""
         return self._database.reading()
+
+
+def _of_channel(environment: ids.Environment, customer: ids.CustomerId, channel: ids.Channel) -> sa.ColumnElement[bool]:
+    """Select what was ever enrolled for a customer's channel."""
+    table = schema.enrollment
+    return sa.and_(table.c.environment == environment, table.c.customer_id == customer, table.c.channel == channel)

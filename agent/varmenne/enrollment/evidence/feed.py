@@ -23,8 +23,9 @@ from typing import Any, NoReturn
 import msgspec
 
 from varmenne.domain.audit import canonical, fingerprint, moment
-from varmenne.enrollment.evidence.receivers import Receiver, to_disk
+from varmenne.enrollment.evidence.receivers import Receiver
 from varmenne.errors import EvidenceError, FeedFailed, InputError
+from varmenne.journal.copies import to_disk
 from varmenne.journal.log import Head, Log
 from varmenne.journal.owner import this_host
 

@@ -24,6 +24,7 @@ from functools import partial
 from pathlib import Path
 
 from varmenne.errors import FeedFailed, InputError
+from varmenne.journal.copies import to_disk
 
 Receiver = Callable[[Sequence[bytes]], None]
 """Takes messages, each without an end, and returns when they are taken.
@@ -154,12 +155,3 @@ def _to_stream(stream: socket.socket, frame: Callable[[bytes], bytes], messages:
     stream.shutdown(socket.SHUT_WR)
     while stream.recv(_CHUNK):
         pass
-
-
-def to_disk(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -29,6 +29,8 @@ from varmenne.token.worker.session import SIGN_MECHANISMS
 from varmenne.token.worker.templates import Template, checked, from_names
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pkcs11.types import Object, PrivateKey, PublicKey, Session
 
     from varmenne.token.worker.session import TokenSession
@@ -187,14 +189,29 @@ def sign(token: TokenSession, keys: PrivateKeys, key_id: bytes, data: bytes) -> 
         KeyNotFound: no key, or more than one, has this ``CKA_ID``.
         PKCS11Error: the token did not sign; its work session is dropped, since an operation may be stuck in it.
     """
+    return with_key(token, keys, key_id, lambda private: _sign(token, private, data))
+
+
+def with_key(token: TokenSession, keys: PrivateKeys, key_id: bytes, sign: Callable[[Object], bytes]) -> bytes:
+    """Sign with the key of a ``CKA_ID``, and look for it once more where its handle has gone stale.
+
+    Raises:
+        KeyNotFound: no key, or more than one, has this ``CKA_ID``.
+        PKCS11Error: as ``sign`` raised it; the work session is dropped.
+    """
     try:
-        return _sign(token, keys.cached(key_id), data)
+        return sign(keys.cached(key_id))
     except exceptions.PKCS11Error as exc:
-        token.drop_work()
-        keys.forget()
+        start_afresh(token, keys)
         if code(exc) not in LOST_OBJECT:
             raise
-    return _sign(token, keys.get(key_id), data)
+    return sign(keys.get(key_id))
+
+
+def start_afresh(token: TokenSession, keys: PrivateKeys) -> None:
+    """Drop the work session, in which an operation may be stuck, and the handles that ended with it."""
+    token.drop_work()
+    keys.forget()
 
 
 def holds(token: TokenSession, keys: PrivateKeys, public_key_sha256: str) -> bool:

@@ -17,8 +17,8 @@ from varmenne.errors import TokenError, TokenUnfit
 from varmenne.token.key_policy import CONCEDED_ON, LOG_KEY_EXPECTATIONS
 from varmenne.token.log_keys import KINDS, LogKeyKind
 from varmenne.token.messages import MadeLogKey
-from varmenne.token.worker.failures import LOST_OBJECT, Kind, code, meaning
-from varmenne.token.worker.keys import Recipe, exists, judged, order_pair, read_back, undone
+from varmenne.token.worker.failures import Kind, code, meaning
+from varmenne.token.worker.keys import Recipe, exists, judged, order_pair, read_back, start_afresh, undone, with_key
 from varmenne.token.worker.objects import PrivateKeys, read, search
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def find(token: TokenSession, keys: PrivateKeys, key_id: KeyId) -> LogKey:
     try:
         return _read_back(token, keys.get(key_id), key_id)
     except (exceptions.PKCS11Error, TokenUnfit):
-        _start_afresh(token, keys)
+        start_afresh(token, keys)
         raise
 
 
@@ -86,13 +86,7 @@ def sign(token: TokenSession, keys: PrivateKeys, kind: LogKeyKind, key_id: bytes
         KeyNotFound: no key, or more than one, has this ``CKA_ID``.
         PKCS11Error: the token did not sign; its work session is dropped, since an operation may be stuck in it.
     """
-    try:
-        return _sign(kind, keys.cached(key_id), data)
-    except exceptions.PKCS11Error as exc:
-        _start_afresh(token, keys)
-        if code(exc) not in LOST_OBJECT:
-            raise
-    return _sign(kind, keys.get(key_id), data)
+    return with_key(token, keys, key_id, lambda private: _sign(kind, private, data))
 
 
 def _recipes(token: TokenSession) -> Iterator[tuple[LogKeyKind, Recipe]]:
@@ -117,7 +111,7 @@ def _make(token: TokenSession, keys: PrivateKeys, recipe: Recipe, key_id: KeyId,
         keys.get(key_id)  # Findable, and alone: otherwise no later call could use it.
     except TokenUnfit as exc:
         error = undone(exc, public, private)
-        _start_afresh(token, keys)
+        start_afresh(token, keys)
         raise error from exc
     return facts
 
@@ -196,12 +190,6 @@ def _sign(kind: LogKeyKind, private: Object, data: bytes) -> bytes:
     if not hasattr(private, "sign"):
         raise _unfit(read(private, Attribute.ID) or b"", "SIGN is false")
     return kind.output(private.sign(kind.input(data), mechanism=Mechanism[kind.signing]))
-
-
-def _start_afresh(token: TokenSession, keys: PrivateKeys) -> None:
-    """Drop the work session, in which an operation may be stuck, and the handles that ended with it."""
-    token.drop_work()
-    keys.forget()
 
 
 def _final(error: exceptions.PKCS11Error | TokenUnfit) -> bool:
